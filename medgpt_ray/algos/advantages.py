@@ -1,0 +1,51 @@
+"""Advantages of completions relative to the other completions of their prompt.
+
+Legend: B = completions of the global batch, in any order; U = distinct prompts (groups) among them.
+Groups may differ in size: a sample whose reward failed is left out before this is called.
+"""
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(
+    rewards: Tensor, group: Tensor, scale_by_std: bool, eps: float = 1e-6
+) -> Tensor:
+    """(R - group mean) / (group std + eps), std unbiased (GRPO, arXiv 2402.03300).
+
+    Without `scale_by_std` only the mean is subtracted (Dr. GRPO, arXiv 2503.20783). A group of one
+    and a group of equal rewards give exactly 0, not the rounding error of the mean divided by eps.
+
+    Args:
+        rewards: [B] floating point.
+        group: [B] long, equal for completions of the same prompt; any values.
+    """
+    groups, index, count = _groups(group)
+    mean_U = rewards.new_zeros(groups).index_add(0, index, rewards) / count
+    centred = rewards - mean_U[index]
+    if scale_by_std:
+        squares_U = rewards.new_zeros(groups).index_add(0, index, centred.square())
+        std_U = (squares_U / (count - 1).clamp(min=1)).sqrt()
+        centred = centred / (std_U[index] + eps)
+    return centred.masked_fill(_without_variance(rewards, groups, index)[index], 0.0)
+
+
+def zero_variance_groups(rewards: Tensor, group: Tensor) -> int:
+    """How many groups teach nothing: all rewards equal, or a single member."""
+    groups, index, _ = _groups(group)
+    return int(_without_variance(rewards, groups, index).sum())
+
+
+def _groups(group: Tensor) -> tuple[int, Tensor, Tensor]:
+    """U, the index [B] of each completion's group in 0..U-1, and the sizes [U]."""
+    values, index, count = torch.unique(group, return_inverse=True, return_counts=True)
+    return values.numel(), index, count
+
+
+def _without_variance(rewards: Tensor, groups: int, index: Tensor) -> Tensor:
+    """[U] bool. Compares rewards, since the variance of equal floats need not come out as 0."""
+    extremes = [
+        rewards.new_zeros(groups).scatter_reduce(0, index, rewards, how, include_self=False)
+        for how in ("amin", "amax")
+    ]
+    return extremes[0] == extremes[1]
