@@ -1,0 +1,1 @@
+"""What a run is: typed sections, and the YAML files that say it. No torch, no ray."""
