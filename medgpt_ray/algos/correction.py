@@ -28,8 +28,8 @@ def correction_weights(
     """[N] detached weights.
 
     `truncate`: min(w, cap) (truncated importance sampling). `mask`: w inside [low, high], else 0
-    (IcePop). `sequence_mask`: w in sequences whose geometric mean of w over the tokens of `mask` lies
-    in [low, high], else 0; a sequence must not be cut over micro-batches.
+    (IcePop). `sequence_mask`: w in sequences whose geometric mean of w over the tokens of `mask`
+    lies in [low, high], else 0; a sequence must not be cut over micro-batches.
     """
     log_ratio = old_log_probs - rollout_log_probs
     weights = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()

@@ -54,10 +54,9 @@ class Grpo:
     def loss(self, batch: TokenBatch, normaliser: Normaliser) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's part of the loss, and sums for the metrics.
 
-        The importance correction weighs the policy loss only, not the KL penalty. Over micro-batches
-        and ranks the loss parts add up. So do the metrics, which are then divided by
-        `normaliser.tokens`, except those whose name ends in `/max`: of these the largest is the
-        result.
+        The importance correction weighs the policy loss only, not the KL penalty. Over
+        micro-batches and ranks the loss parts add up. So do the metrics, which are then divided by
+        `normaliser.tokens`, except those whose name ends in `/max`: of these the largest counts.
         """
         config = self.config
         ratio = policy_ratio(batch.log_probs, batch.old_log_probs)

@@ -46,8 +46,9 @@ class Normaliser:
     """Totals over all micro-batches and ranks of one optimiser step.
 
     They are arguments of the losses so that the gradient does not depend on how the batch is cut.
-    What the mask leaves out counts nowhere: `tokens` are those with mask 1, `sequences` those with at
-    least one such token. Both may be 0 (all completions truncated and masked): the loss is then 0.
+    What the mask leaves out counts nowhere: `tokens` are those with mask 1, `sequences` those with
+    at least one such token. Both may be 0 (all completions truncated and masked): the loss is
+    then 0.
     """
 
     tokens: int
@@ -60,8 +61,8 @@ def aggregate(
 ) -> Tensor:
     """This micro-batch's part of the global loss; parts of micro-batches and ranks are *added*.
 
-    `sequence`: mean over sequences of their token means (GRPO, arXiv 2402.03300). `token`: mean over
-    tokens (DAPO, arXiv 2503.14476). `constant`: sum over tokens, divided by sequences x
+    `sequence`: mean over sequences of their token means (GRPO, arXiv 2402.03300). `token`: mean
+    over tokens (DAPO, arXiv 2503.14476). `constant`: sum over tokens, divided by sequences x
     max_completion_tokens, which favours no length (Dr. GRPO, arXiv 2503.20783).
     """
     masked = per_token * batch.mask

@@ -28,7 +28,7 @@ from medgpt_ray.algos.policy_loss import (
 def test_agrees_with_reference(golden, name, aggregation, dual_clip):
     log_probs = golden.inputs["new_logp"].clone().requires_grad_()
     batch = golden.batch(log_probs)
-    # With a constant of one token, the sum over tokens is averaged over sequences: seq-mean-token-sum.
+    # A constant of one token makes it the mean over sequences of token sums: seq-mean-token-sum.
     normaliser = golden.normaliser(max_completion_tokens=1)
     ratio = policy_ratio(batch.log_probs, batch.old_log_probs)
     per_token, _ = ppo_clip(ratio, batch.advantages, 0.2, 0.28, dual_clip)

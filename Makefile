@@ -1,0 +1,21 @@
+# Every target does its own set-up. GPU=1 takes the CUDA lock: make GPU=1 setup
+SHELL := bash
+FLAVOUR := $(if $(GPU),gpu,cpu)
+
+.PHONY: setup demo test lint
+
+setup:
+	@requirements/install.sh $(FLAVOUR)
+
+# A new run directory each time: an existing run is never overwritten.
+demo: setup
+	.venv/bin/medgpt train configs/demo/grpo.yaml output_dir=runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
