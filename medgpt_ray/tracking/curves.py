@@ -193,5 +193,5 @@ def _svg(figure: Figure) -> str:
     figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]  # without the XML declaration, which HTML does not have
-    svg = re.sub(r' id="[a-z0-9]+_\d+"', "", svg)  # figure_1, axes_1 ...: once in a page only
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # figure_1, axes_1 ...: once in a page only
     return re.sub("|".join(_VARIABLES), lambda match: _VARIABLES[match[0]], svg)

@@ -134,7 +134,8 @@ def by_step(folder: Path) -> dict[int, Path]:
 
 def describe_environment() -> dict[str, Any]:
     """What a result may depend on: the machine of the driver, and every installed library."""
-    libraries = {item.name: item.version for item in metadata.distributions()}
+    installed = [item.metadata for item in metadata.distributions()]  # parses a file each
+    libraries = {item["Name"]: item["Version"] for item in installed}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "python": platform.python_version(),
@@ -198,7 +199,7 @@ def _code_version() -> dict[str, Any]:
         "modified": None,
     }
     # Inside somebody else's repository (a virtual environment there), our files are not tracked.
-    if shutil.which("git") and _git(package, "ls-files", "--error-unmatch", "__init__.py"):
+    if shutil.which("git") and _git(package, "ls-files", "--error-unmatch", "--", __file__):
         code["commit"] = _git(package, "rev-parse", "--verify", "--quiet", "HEAD")
         code["modified"] = bool(_git(package, "status", "--porcelain", "--", "."))
     return code

@@ -1,0 +1,187 @@
+import io
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from rich.console import Console as RichConsole
+
+from medgpt_ray.tracking.console import Console, sparkline
+
+METRICS = {
+    "reward/mean": 0.412,
+    "reward/std": 0.2,
+    "reward/exact": 0.25,
+    "kl": 0.0123,
+    "clip_fraction": 0.003,
+    "entropy": 1.21,
+    "completion_length/mean": 41.3,
+    "truncated_share": 0.021,
+    "logprob_difference/mean": 2.1e-5,
+    "tokens_per_s/generate": 1234.0,
+    "tokens_per_s/learn": 845.0,
+    "time/generate": 2.0,
+    "time/learn": 6.0,
+    "time/step": 8.0,
+}
+HELDOUT = {"heldout/reward": 0.312, "heldout/ci_low": 0.25, "heldout/ci_high": 0.38}
+
+
+def plain() -> tuple[RichConsole, io.StringIO]:
+    text = io.StringIO()
+    return RichConsole(file=text), text
+
+
+class Terminal:
+    """A real pseudo-terminal: `console` writes to it, `read` returns what came out."""
+
+    def __init__(self, width: int) -> None:
+        self._ours, theirs = os.openpty()
+        self._file = os.fdopen(theirs, "w", encoding="utf-8")
+        self.console = RichConsole(file=self._file, width=width, height=60, color_system=None)
+
+    def read(self) -> str:
+        self._file.flush()
+        found = b""
+        while select.select([self._ours], [], [], 0.2)[0]:
+            found += os.read(self._ours, 65536)
+        return found.decode()
+
+    def close(self) -> None:
+        self._file.close()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[[int], Terminal]]:
+    opened = []
+
+    def open_one(width: int) -> Terminal:
+        opened.append(Terminal(width))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+def test_without_a_terminal_each_step_is_one_plain_line() -> None:
+    output, text = plain()
+    with Console(total_steps=10, first_step=1, output=output) as console:
+        console.heldout(0, HELDOUT)
+        for step in (1, 2):
+            for phase in ("generate", "learn"):
+                console.phase(phase)
+            console.step(step, METRICS)
+        console.notice("checkpoint [bold]step_2[/oops]")
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "held-out after step 0: reward 0.312 [0.250, 0.380]"
+    assert lines[1:3] == ["generate ...", "learn ..."]  # told once
+    assert lines[3].startswith("step 1/10  reward 0.412  kl 0.0123  clip 0.3%  entropy 1.21")
+    assert lines[3].endswith("8.00 s  ETA 1m 12s")
+    assert lines[4].startswith("step 2/10")
+    assert lines[4].endswith("ETA 1m 04s")
+    assert lines[5:] == ["checkpoint [bold]step_2[/oops]"]
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_pipe_gets_plain_lines_even_with_forced_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    output, text = plain()
+    with Console(total_steps=1, first_step=1, output=output) as console:
+        console.step(1, METRICS)
+    assert text.getvalue().count("\n") == 1
+
+
+def test_the_panel_shows_the_step(terminal: Callable[[int], Terminal]) -> None:
+    screen = terminal(110)
+    with Console(total_steps=10, first_step=1, output=screen.console) as console:
+        console.phase("generate")
+        console.heldout(0, HELDOUT)
+        console.step(1, METRICS)
+    shown = screen.read()
+    last = shown[shown.rindex("╭") :]
+    for expected in (
+        "step 1/10",
+        "ETA 1m 12s",
+        "exact                0.250",
+        "tokens/s generate    1,234",
+        "tokens/s learn         845",
+        "KL to reference     0.0123",
+        "clip fraction         0.3%",
+        "entropy               1.21",
+        "completion length     41.3",
+        "truncated             2.1%",
+        "log-prob difference  2.1e-05",
+        "held-out after step 0: reward 0.312 [0.250, 0.380]",
+        "25%",
+        "75%",
+        "done",
+    ):
+        assert " ".join(expected.split()) in " ".join(last.split()), expected
+
+
+def test_the_panel_fits_a_narrow_terminal(terminal: Callable[[int], Terminal]) -> None:
+    screen = terminal(30)
+    with Console(total_steps=10, first_step=1, output=screen.console) as console:
+        for step in range(1, 80):
+            console.step(step, METRICS)
+    shown = screen.read()
+    lines = shown[shown.rindex("╭") :].splitlines()
+    panel = [line for line in lines if line.startswith(("╭", "│", "╰"))]
+    assert len(panel) > 15
+    assert {len(line) for line in panel} == {30}
+
+
+def test_prints_and_log_lines_stay_whole_above_the_panel(
+    terminal: Callable[[int], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = terminal(80)
+    monkeypatch.setattr(sys, "stderr", screen.console.file)
+    handler = logging.StreamHandler()  # made before the panel, as libraries do
+    logger = logging.getLogger("test_console")
+    logger.addHandler(handler)
+    with Console(total_steps=10, first_step=1, output=screen.console) as console:
+        console.step(1, METRICS)
+        print("a print")
+        logger.warning("a log line")
+        console.notice("a notice")
+    assert handler.stream is sys.stderr
+    logger.removeHandler(handler)
+    lines = screen.read().replace("\x1b[2K", "\r").replace("\r", "\n").splitlines()
+    for text in ("a print", "a log line", "a notice"):
+        assert any(line.removeprefix("\x1b[1A").strip() == text for line in lines), text
+
+
+def interrupted(output: RichConsole) -> None:
+    with Console(total_steps=1, first_step=1, output=output) as console:
+        console.step(1, {})
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_an_exception_passes_through(
+    on_terminal: bool, terminal: Callable[[int], Terminal]
+) -> None:
+    screen = terminal(80)
+    output = screen.console if on_terminal else plain()[0]
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(output)
+    if on_terminal:
+        assert "stopped" in screen.read()
+
+
+def test_the_redraws_are_few(terminal: Callable[[int], Terminal]) -> None:
+    screen = terminal(80)
+    with Console(total_steps=1000, first_step=1, output=screen.console) as console:
+        for step in range(1, 1000):
+            console.phase("learn")
+            console.step(step, METRICS)
+    assert screen.read().count("╭") < 10
+
+
+def test_sparkline() -> None:
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert sparkline([2.0, 2.0]) == "▁▁"

@@ -1,0 +1,118 @@
+import hashlib
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.tracking.rundir import (
+    RunDirectory,
+    RunDirectoryError,
+    by_step,
+    write_atomically,
+)
+
+
+def test_a_created_run_can_be_opened_with_the_same_configuration(config: GrpoRun) -> None:
+    source = "# mine: é 药\nstage: grpo\n"
+    RunDirectory.create(config.output_dir, config, source, parent="runs/earlier")
+    run = RunDirectory.open(config.output_dir)
+    assert run.read_config() == config
+    assert run.source.read_text(encoding="utf-8") == source
+    assert run.config.read_text().startswith("stage: grpo\n")  # in the order of the schema
+    for folder in (run.samples, run.heldout, run.checkpoints, run.logs):
+        assert folder.is_dir()
+
+
+def test_lineage_names_parent_model_data_and_code(config: GrpoRun) -> None:
+    run = RunDirectory.create(config.output_dir, config, "", parent="runs/earlier")
+    lineage = json.loads(run.lineage.read_text())
+    assert lineage["parent"] == "runs/earlier"
+    assert lineage["model"] == "models/small"
+    for name in ("train", "heldout"):
+        file = Path(lineage["data"][name]["path"])
+        assert lineage["data"][name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert lineage["code"]["commit"] or lineage["code"]["version"]
+
+
+def test_environment_has_versions_and_machine(rundir: RunDirectory) -> None:
+    environment = json.loads(rundir.environment.read_text())
+    assert environment["libraries"]["pydantic"]
+    assert environment["python"].startswith("3.")
+    assert environment["machine"]["cpus"] >= 1
+    assert environment["machine"]["memory_gib"] > 0
+
+
+def test_a_directory_with_a_run_is_refused_and_left_alone(
+    rundir: RunDirectory, config: GrpoRun
+) -> None:
+    before = rundir.config.read_bytes()
+    with pytest.raises(RunDirectoryError, match="already holds a run: continue it with --resume"):
+        RunDirectory.create(rundir.path, config.model_copy(update={"seed": 9}), "new", None)
+    assert rundir.config.read_bytes() == before
+    assert rundir.source.read_text() == "stage: grpo\n"
+
+
+def test_a_create_cut_off_before_its_end_can_be_repeated(config: GrpoRun) -> None:
+    run = RunDirectory.create(config.output_dir, config, "first", None)
+    run.config.unlink()  # written last
+    assert not run.holds_run
+    assert RunDirectory.create(run.path, config, "second", None).source.read_text() == "second"
+
+
+def test_what_is_no_run_cannot_be_opened_or_created(tmp_path: Path, config: GrpoRun) -> None:
+    with pytest.raises(RunDirectoryError, match=r"holds no run: there is no config\.yaml"):
+        RunDirectory.open(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(RunDirectoryError, match="is not a directory"):
+        RunDirectory.create(file, config, "", None)
+
+
+def test_steps_are_ordered_by_number_and_leftovers_are_no_steps(rundir: RunDirectory) -> None:
+    for name in ("step_10.parquet", "step_9.parquet", ".step_11.parquet.7.tmp", "notes.txt"):
+        (rundir.samples / name).touch()
+    assert list(by_step(rundir.samples)) == [9, 10]
+    assert by_step(rundir.samples)[9] == rundir.samples_file(9)
+    assert by_step(rundir.path / "absent") == {}
+
+
+def test_discard_after_removes_only_later_steps(rundir: RunDirectory) -> None:
+    files = [
+        file(step) for step in (4, 5, 6) for file in (rundir.samples_file, rundir.heldout_file)
+    ]
+    for file in files:
+        file.touch()
+    rundir.discard_after(5)
+    assert list(by_step(rundir.samples)) == list(by_step(rundir.heldout)) == [4, 5]
+
+
+def test_atomic_write_replaces_the_content(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    write_atomically(file, "long content 药")
+    assert file.read_text(encoding="utf-8") == "long content 药"
+    write_atomically(file, b"\x00\xff")
+    assert file.read_bytes() == b"\x00\xff"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_midway_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    write_atomically(file, "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_atomically(file, b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "taken", "content")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]

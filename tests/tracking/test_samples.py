@@ -1,0 +1,89 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from medgpt_ray.tracking.samples import (
+    last_user_message,
+    read_failures,
+    read_samples,
+    write_samples,
+)
+from medgpt_ray.types import RewardFailure, Sample
+
+MakeSample = Callable[..., Sample]
+HOSTILE = [
+    "<script>alert('x')</script>",
+    "",
+    "W" * 100_000,
+    "布洛芬 🩺 جرعة",
+    "line\nline\r\n\t\x00\x1b[31m",
+    '{"json": "\\u0000"}',
+]
+
+
+def test_samples_come_back_as_they_were(tmp_path: Path, make_sample: MakeSample) -> None:
+    samples = [make_sample(line, text=text, question=text) for line, text in enumerate(HOSTILE)]
+    samples.append(make_sample(99, failure="ValueError: no number in 'x'"))
+    write_samples(tmp_path / "step_1.parquet", samples)
+    assert read_samples(tmp_path / "step_1.parquet") == samples
+    assert [file.name for file in tmp_path.iterdir()] == ["step_1.parquet"]
+
+
+def test_columns_are_what_a_reader_looks_for(tmp_path: Path, make_sample: MakeSample) -> None:
+    file = tmp_path / "step_1.parquet"
+    write_samples(file, [make_sample(1, reward=0.75), make_sample(2, failure="boom")])
+    first, second = pq.read_table(file).to_pylist()
+    assert first["prompt_id"] == "heldout.jsonl:1"
+    assert first["index"] == 1
+    assert first["prompt"] == "What is the dose?"
+    assert first["completion"] == "5 mg"
+    assert first["token_ids"] == [504, 7, 2]
+    assert first["log_probs"] == [-0.1, -1 / 3, -1e-12]
+    assert first["versions"][1] == {"version": 4, "start": 1, "end": 3}
+    assert first["reward"] == first["reward/exact"] == 0.75
+    assert first["advantage"] == -0.25
+    assert first["finish_reason"] == "stop"
+    assert first["failure"] is None
+    assert second["reward/exact"] is None
+    assert second["reward/brevity"] == 1.0
+    assert second["failure"] == {"function": "scores:exact", "error": "boom"}
+
+
+def test_failures_are_found(tmp_path: Path, make_sample: MakeSample) -> None:
+    file = tmp_path / "step_1.parquet"
+    write_samples(file, [make_sample(1), make_sample(2, reward=math.nan, failure="boom")])
+    expected = RewardFailure("scores:exact", "heldout.jsonl:2", 1, "boom")
+    assert read_failures(file) == [expected]
+
+
+def test_a_step_without_samples_is_a_file_without_rows(tmp_path: Path) -> None:
+    write_samples(tmp_path / "step_1.parquet", [])
+    assert read_samples(tmp_path / "step_1.parquet") == []
+
+
+def test_a_sample_that_cannot_be_written_keeps_the_old_file(
+    tmp_path: Path, make_sample: MakeSample
+) -> None:
+    file = tmp_path / "step_1.parquet"
+    write_samples(file, [make_sample(1)])
+    unwritable = make_sample(2)
+    unwritable = replace(unwritable, prompt=replace(unwritable.prompt, row={"answer": object()}))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_samples(file, [unwritable])
+    assert read_samples(file) == [make_sample(1)]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_last_user_message_counts(make_sample: MakeSample) -> None:
+    prompt = make_sample(1).prompt
+    later = (
+        {"role": "assistant", "content": "5 mg"},
+        {"role": "user", "content": "And at night?"},
+        {"role": "assistant", "content": "None"},
+    )
+    assert last_user_message(replace(prompt, messages=prompt.messages + later)) == "And at night?"
+    assert last_user_message(replace(prompt, messages=prompt.messages[:1])) == ""
