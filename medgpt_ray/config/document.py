@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 COMMAND_LINE = "command line"
 _TAG = "tag:yaml.org,2002:"
@@ -134,9 +135,19 @@ def to_yaml(values: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     """`values` as YAML, with `# note` after each dotted key that has one."""
     text = StringIO()
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.width = 4096
     yaml.dump(_commented(values, "", notes), text)
     return text.getvalue()
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes `null` where ruamel's own writes nothing."""
+
+
+_Representer.add_representer(
+    type(None), lambda self, _: self.represent_scalar(f"{_TAG}null", "null")
+)
 
 
 def _compose(text: str) -> Node | None:

@@ -6,7 +6,7 @@ expected; `medgpt schema` prints it.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -39,10 +39,10 @@ class Key:
     name: str
     type: str
     default: str | None
-    """JSON, which is YAML; None for a required key."""
+    """As in a file; None for a required key, empty for a section, whose keys have their own."""
     doc: str
     when: str
-    """`kind: truncate` for a key that exists only in this variant of its section."""
+    """`kind: truncate` for a key that exists only in some variants of its section."""
 
 
 @cache
@@ -127,13 +127,13 @@ def _keys(node: Node, prefix: str, when: str) -> Iterator[Key]:
     node = _resolve(node)
     for name, child in node.get("properties", {}).items():
         required = name in node.get("required", ())
-        default = None if required else json.dumps(child.get("default"))
+        default = child.get("default")
         resolved = _resolve(child)
         section = "properties" in resolved or "oneOf" in resolved
         yield Key(
             name=prefix + name,
             type=words(child),
-            default="" if section and not required else default,
+            default=None if required else "" if section else _text(default),
             doc=child.get("description") or resolved.get("description", ""),
             when=when,
         )
@@ -142,16 +142,22 @@ def _keys(node: Node, prefix: str, when: str) -> Iterator[Key]:
 
 def _inner(node: Node, name: str, when: str) -> Iterator[Key]:
     if "oneOf" in node:
-        discriminator = node["discriminator"]
-        for tag, reference in discriminator["mapping"].items():
-            variant = f"{discriminator['propertyName']}: {tag}"
-            for key in _keys({"$ref": reference}, f"{name}.", variant):
-                if not key.name.endswith(f".{discriminator['propertyName']}"):
-                    yield key
+        tag = node["discriminator"]["propertyName"]
+        found: dict[Key, list[str]] = {}
+        for value, reference in node["discriminator"]["mapping"].items():
+            for key in _keys({"$ref": reference}, f"{name}.", ""):
+                if key.name != f"{name}.{tag}":
+                    found.setdefault(key, []).append(value)
+        for key, values in found.items():
+            yield replace(key, when=f"{tag}: {' or '.join(values)}")
     elif node.get("type") == "array" and "items" in node:
         yield from _keys(node["items"], f"{name}.N.", when)
     else:
         yield from _keys(node, f"{name}.", when)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _resolve(node: Node) -> Node:

@@ -1,8 +1,8 @@
 """From a YAML file and `key=value` overrides to a checked configuration, or to all that is wrong.
 
 YAML 1.2 by ruamel: `1e-6` is a number, `no` is text, a duplicate key is an error. Values are not
-converted ("3" is no integer), so what the user wrote is what runs. Relative paths in it are relative
-to the current directory; nothing is looked up here.
+converted ("3" is no integer), so what the user wrote is what runs. Relative paths in the file are
+relative to the current directory; nothing is looked up here.
 """
 
 import difflib

@@ -32,7 +32,8 @@ def locate(name: str) -> Path:
         return Path(name)
     shipped = {preset.name: preset.path for preset in presets()}
     if name in shipped:
-        return shipped[name]
+        here, path = Path.cwd(), shipped[name]
+        return path.relative_to(here) if path.is_relative_to(here) else path
     close = difflib.get_close_matches(name, shipped, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`medgpt presets` lists those shipped"
     raise ConfigError([f"{name}: no such file or preset, {hint}"])

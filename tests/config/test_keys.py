@@ -1,0 +1,56 @@
+"""The list of keys is the schema's own: what it says is what a file may say."""
+
+import json
+
+from pydantic import TypeAdapter
+
+from medgpt_ray.config import keys
+from medgpt_ray.config.schema import RunConfig
+
+BY_NAME = {key.name: key for key in keys.every_key()}
+
+
+def test_every_key_has_its_type_default_and_text() -> None:
+    assert BY_NAME["learner.workers"] == keys.Key(
+        "learner.workers", "an integer > 0", "1", "Data-parallel ranks.", ""
+    )
+    assert BY_NAME["steps"].default is None
+    assert BY_NAME["data.heldout"].default == "null"
+    assert BY_NAME["learner.adam_betas"].default == "[0.9, 0.999]"
+    assert BY_NAME["rewards.N.timeout_s"].default == "10.0"
+    assert BY_NAME["sync.backend"].type == "one of shm, gloo, nccl, ipc"
+    assert BY_NAME["algorithm.rollout_correction.cap"].when == "kind: truncate"
+    assert BY_NAME["model.adaptation.rank"].when == "kind: lora or qlora"
+
+
+def test_defaults_of_all_leaves_are_those_of_a_loaded_config() -> None:
+    config = TypeAdapter(RunConfig).validate_python(
+        {
+            "stage": "grpo",
+            "output_dir": "o",
+            "steps": 1,
+            "model": {"path": "m"},
+            "data": {"train": "t"},
+            "rewards": [{"function": "a:b"}],
+        }
+    )
+    compared = 0
+    for key in keys.every_key():
+        if key.default in (None, "") or key.when:
+            continue
+        value = config.model_dump(mode="json")
+        for part in key.name.split("."):
+            value = value[0] if part == "N" else value[part]
+        assert key.default == (value if isinstance(value, str) else json.dumps(value)), key.name
+        compared += 1
+    assert compared > 40
+
+
+def test_tags_of_unions_are_no_part_of_a_key() -> None:
+    assert keys.dotted(("model", "adaptation", "lora", "rank")) == ("model", "adaptation", "rank")
+    assert keys.dotted(("model", "adaptation", "lora", "target_modules", "list[str]", 0)) == (
+        "model",
+        "adaptation",
+        "target_modules",
+    )
+    assert keys.dotted(("rewards", 1, "weigth")) == ("rewards", 1, "weigth")
