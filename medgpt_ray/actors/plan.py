@@ -1,0 +1,290 @@
+"""Who runs where and how much memory it takes, before anything starts. Pure arithmetic, no ray.
+
+Memory is an estimate in bytes of one worker at its peak; what the libraries themselves take (about
+1 GiB of a process) comes on top. ZeRO (arXiv 1910.02054) divides optimiser states (stage 1 and up),
+gradients (2 and up) and weights (3) by the number of ranks.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from medgpt_ray.config.schema import Full, LoRA, Model, QLoRA, Rollout, RunConfig
+
+MIB = 2**20
+GIB = 2**30
+
+
+class PlanError(ValueError):
+    """A model whose size cannot be told, or that the configuration does not fit."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of a model, from its config.json and the headers of its weights.
+
+    Example: SmolLM2-135M has `parameters=134_515_008, hidden=576, layers=30, heads=9, kv_heads=3`.
+    """
+
+    parameters: int
+    largest_tensor: int
+    """Elements of the largest single tensor, mostly the embedding."""
+    linear: Mapping[str, tuple[int, int]] = field(hash=False)
+    """Module name -> (outputs, inputs) of each linear layer; the output head is none of them."""
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+
+    @classmethod
+    def from_directory(cls, path: Path) -> "ModelFacts":
+        """Read the facts of an HF directory. Reads no weights; raises `PlanError`."""
+        numbers = _Numbers(path / "config.json")
+        shapes = _shapes(path)
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        hidden = numbers.get("hidden_size", "n_embd")
+        heads = numbers.get("num_attention_heads", "n_head")
+        return cls(
+            parameters=sum(sizes.values()),
+            largest_tensor=max(sizes.values()),
+            linear={
+                name.removesuffix(".weight"): (shape[0], shape[1])
+                for name, shape in shapes.items()
+                if len(shape) == 2 and not any(word in name for word in ("embed", "lm_head", "wte"))
+            },
+            hidden=hidden,
+            intermediate=numbers.get("intermediate_size", "n_inner", default=4 * hidden),
+            layers=numbers.get("num_hidden_layers", "n_layer"),
+            heads=heads,
+            kv_heads=numbers.get("num_key_value_heads", default=heads),
+            head_size=numbers.get("head_dim", default=hidden // heads),
+            vocabulary=numbers.get("vocab_size"),
+        )
+
+    def adapter_parameters(self, adaptation: LoRA) -> int:
+        """Weights of the adapters: rank x (inputs + outputs) of each adapted layer."""
+        targets = adaptation.target_modules
+        if isinstance(targets, list):
+            for target in targets:
+                if not any(_is_target(name, [target]) for name in self.linear):
+                    known = ", ".join(sorted({name.rpartition(".")[2] for name in self.linear}))
+                    raise PlanError(
+                        f"model.adaptation.target_modules: {target!r} names no linear layer of the "
+                        f"model, which has {known}"
+                    )
+        return sum(
+            adaptation.rank * (outputs + inputs)
+            for name, (outputs, inputs) in self.linear.items()
+            if isinstance(targets, str) or _is_target(name, targets)
+        )
+
+    @property
+    def kv_numbers_per_token(self) -> int:
+        """Numbers that one token adds to a KV cache: keys and values of all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_size
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker, by what they hold."""
+
+    weights: int = 0
+    gradients: int = 0
+    """Accumulated in float32."""
+    optimizer: int = 0
+    """Adam's two moments and, under bfloat16, the float32 master weights."""
+    activations: int = 0
+    kv_cache: int = 0
+    sync_buffer: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Role:
+    """A group of equal workers.
+
+    Example: `Role("rollout", workers=2, cpus=1.0, gpus=1.0, memory=Memory(weights=269_030_016))`
+    """
+
+    name: str
+    workers: int
+    cpus: float
+    """Ray CPUs that each worker reserves."""
+    gpus: float
+    memory: Memory = Memory()
+    """Of one worker."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    roles: tuple[Role, ...]
+
+    @property
+    def cpus(self) -> float:
+        return sum(role.workers * role.cpus for role in self.roles)
+
+    @property
+    def gpus(self) -> float:
+        return sum(role.workers * role.gpus for role in self.roles)
+
+    def bundles(self) -> list[dict[str, float]]:
+        """Resources of each worker for a Ray placement group, roles in order."""
+        return [
+            {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
+            for role in self.roles
+            for _ in range(role.workers)
+        ]
+
+
+def plan(config: RunConfig, facts: ModelFacts) -> Plan:
+    """Roles, resources and memory of a run."""
+    estimate = {"policy": _policy, "reference": _reference, "rollout": _rollout}
+    return Plan(
+        tuple(
+            replace(role, memory=estimate[role.name](config, facts))
+            for role in without_memory(config).roles
+        )
+    )
+
+
+def without_memory(config: RunConfig) -> Plan:
+    """Roles and resources, which do not depend on the model.
+
+    The reference has as many workers as the policy. Without a KL penalty there is none, and with
+    adapters it is the policy with them switched off.
+    """
+    learner, rollout = config.learner, config.rollout
+    roles = [Role("policy", learner.workers, learner.cpus, learner.gpus)]
+    if config.algorithm.kl.coefficient > 0 and isinstance(config.model.adaptation, Full):
+        roles.append(Role("reference", learner.workers, learner.cpus, learner.gpus))
+    roles.append(Role("rollout", rollout.workers, rollout.cpus, rollout.gpus))
+    return Plan(tuple(roles))
+
+
+def width(section: Model | Rollout, gpus: float) -> int:
+    """Bytes of one number in the section's compute type; `auto` is looked up on this machine."""
+    if section.dtype == "auto":
+        from medgpt_ray.models.load import resolve_dtype  # imports torch
+
+        return 2 if resolve_dtype(section.dtype, gpus) == "bfloat16" else 4
+    return 2 if section.dtype == "bfloat16" else 4
+
+
+def kv_bytes_per_token(config: RunConfig, facts: ModelFacts) -> int:
+    """What one token takes in the KV cache of a rollout worker."""
+    return facts.kv_numbers_per_token * width(config.rollout, config.rollout.gpus)
+
+
+def sync_buffer_bytes(config: RunConfig, facts: ModelFacts) -> int:
+    """Extra memory of a weight transfer: two buckets, or two of the largest tensor."""
+    tensor = facts.largest_tensor * width(config.rollout, config.rollout.gpus)
+    return 2 * max(config.sync.bucket_mib * MIB, tensor)
+
+
+def _policy(config: RunConfig, facts: ModelFacts) -> Memory:
+    model, stage, ranks = config.model, config.learner.zero_stage, config.learner.workers
+    size = width(model, config.learner.gpus)
+    adapter, trained = 0, facts.parameters
+    if isinstance(model.adaptation, LoRA):
+        adapter = trained = facts.adapter_parameters(model.adaptation)
+    weights = _base_bytes(config, facts) + adapter * size
+    master = 4 if size == 2 else 0
+    return Memory(
+        weights=weights // (ranks if stage >= 3 else 1),
+        gradients=trained * 4 // (ranks if stage >= 2 else 1),
+        optimizer=trained * (8 + master) // (ranks if stage >= 1 else 1),
+        activations=_activations(config, facts, kept_layers=facts.layers, projections=3),
+        sync_buffer=sync_buffer_bytes(config, facts),
+    )
+
+
+def _reference(config: RunConfig, facts: ModelFacts) -> Memory:
+    return Memory(
+        weights=facts.parameters * width(config.model, config.learner.gpus),
+        activations=_activations(config, facts, kept_layers=1, projections=2),
+    )
+
+
+def _rollout(config: RunConfig, facts: ModelFacts) -> Memory:
+    rollout = config.rollout
+    return Memory(
+        weights=facts.parameters * width(rollout, rollout.gpus),
+        activations=2 * rollout.max_concurrent_sequences * facts.vocabulary * 4,  # logits
+        kv_cache=round(rollout.kv_cache_gib * GIB),
+        sync_buffer=sync_buffer_bytes(config, facts),
+    )
+
+
+def _base_bytes(config: RunConfig, facts: ModelFacts) -> int:
+    """The model without adapters. Quantised: 4 bits, and per 64 weights a scale of 8 bits.
+    Embeddings, norms and the output head stay in the compute type."""
+    size = width(config.model, config.learner.gpus)
+    if not isinstance(config.model.adaptation, QLoRA):
+        return facts.parameters * size
+    quantised = sum(outputs * inputs for outputs, inputs in facts.linear.values())
+    return quantised // 2 + quantised // 64 + (facts.parameters - quantised) * size
+
+
+def _activations(config: RunConfig, facts: ModelFacts, kept_layers: int, projections: int) -> int:
+    """Bytes of one micro-batch: what each layer keeps (after arXiv 2205.05198, for gated MLPs and
+    no stored attention scores), the attention mask, and a chunk of logits `projections` times."""
+    tokens = config.learner.max_tokens_per_microbatch
+    number = width(config.model, config.learner.gpus)
+    attention = 2 * (facts.heads + facts.kv_heads) * facts.head_size
+    layer = (6 * facts.hidden + attention + 4 * facts.intermediate) * tokens * number
+    layers = kept_layers * layer
+    if config.model.gradient_checkpointing:
+        layers = kept_layers * facts.hidden * tokens * number + layer
+    chunk = min(config.learner.projection_chunk_tokens, tokens)
+    final_norm = 2 * facts.hidden * tokens * number
+    return layers + final_norm + tokens**2 + projections * chunk * facts.vocabulary * 4
+
+
+class _Numbers:
+    """Numbers of a config.json; a multi-modal model's are those of its text part."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{path}: cannot be read: {error}") from None
+        if not isinstance(values, dict):
+            raise PlanError(f"{path}: holds no JSON object")
+        self.values: dict[str, Any] = values.get("text_config") or values
+
+    def get(self, *names: str, default: int | None = None) -> int:
+        found = next((self.values[name] for name in names if self.values.get(name)), default)
+        if not isinstance(found, int):
+            raise PlanError(f"{self.path}: {names[0]}: expected an integer, found {found!r}")
+        return found
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of all tensors in the *.safetensors of a directory."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (no mapping: it cannot be iterated)
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise PlanError(f"{file}: broken weights file: {error}") from None
+    if not shapes:
+        raise PlanError(f"{path}: holds no *.safetensors weights")
+    return shapes
+
+
+def _is_target(name: str, targets: list[str]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)
