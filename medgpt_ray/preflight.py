@@ -1,0 +1,248 @@
+"""What would make a run fail is found before anything starts, all of it at once.
+
+The configuration alone was checked when it was loaded; here it meets the machine: files, model,
+data, reward functions, the output directory, the cluster, shared memory.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medgpt_ray.actors.plan import (
+    GIB,
+    MIB,
+    ModelFacts,
+    Plan,
+    PlanError,
+    kv_bytes_per_token,
+    plan,
+    sync_buffer_bytes,
+    width,
+    without_memory,
+)
+from medgpt_ray.config.loader import ConfigError, load
+from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.tracking.rundir import RunDirectory
+
+RESUME_MAY_CHANGE = (
+    "output_dir",  # the run may have been moved
+    "steps",
+    "evaluation",
+    "checkpoint",
+    "deadlines",
+    "cluster",
+    "tensorboard",
+)
+CONNECT_TIMEOUT_S = 10.0
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class PreflightError(ValueError):
+    """A run that cannot start: `problems` holds every reason."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def check(config: RunConfig, resume: bool) -> None:
+    """Raise `PreflightError` with everything that keeps the run from starting.
+
+    Loads the tokenizer and reads the data, but no weights (the embedded model is converted on its
+    first use). With `cluster.address` it connects to that cluster and leaves it again.
+    """
+    problems = list(_output_directory(config, resume))
+    facts, tokenizer, found = _model(config)
+    problems += found
+    problems += _data(config, tokenizer)
+    problems += _rewards(config)
+    problems += _resources(config)
+    if facts is not None:
+        problems += _memory(config, facts)
+    if problems:
+        raise PreflightError(problems)
+
+
+def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
+    run = RunDirectory(config.output_dir)
+    if resume:
+        yield from _resumable(config, run)
+    elif run.holds_run:
+        yield (
+            f"output_dir: {run.path} already holds a run: continue it with --resume, "
+            "or choose another output_dir"
+        )
+    parent = next(path for path in (run.path, *run.path.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        yield f"output_dir: {parent} is a file, not a directory"
+    elif not os.access(parent, os.W_OK):
+        yield f"output_dir: {parent} cannot be written to"
+
+
+def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
+    if not run.config.is_file():
+        yield f"output_dir: {run.path} holds no run to resume: leave --resume out to start one"
+        return
+    try:
+        before = _leaves(load(run.config).config.model_dump(mode="json"))
+    except ConfigError as error:
+        yield from error.problems
+        return
+    now = _leaves(config.model_dump(mode="json"))
+    for key in dict.fromkeys([*now, *before]):
+        if now.get(key) != before.get(key) and key.split(".")[0] not in RESUME_MAY_CHANGE:
+            yield (
+                f"{key}: is {now.get(key)!r}, but the run in {run.path} began with "
+                f"{before.get(key)!r}: put that back, or choose another output_dir"
+            )
+
+
+def _leaves(values: Any, key: str = "") -> dict[str, Any]:
+    """Nested sections and lists as one dict of dotted keys."""
+    if isinstance(values, dict):
+        items = list(values.items())
+    elif isinstance(values, list):
+        items = list(enumerate(values))
+    else:
+        return {key: values}
+    flat: dict[str, Any] = {}
+    for name, value in items:
+        flat |= _leaves(value, f"{key}.{name}".lstrip("."))
+    return flat
+
+
+def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
+    """Sizes and tokenizer of the model, None where there is a problem with them."""
+    from medgpt_ray.models.load import ModelError, load_tokenizer, resolve_model
+
+    facts, tokenizer, problems = None, None, []
+    try:
+        directory = resolve_model(config.model.path)
+    except ModelError as error:
+        return None, None, [f"model.path: {error}"]
+    try:
+        facts = ModelFacts.from_directory(directory)
+        plan(config, facts)
+    except PlanError as error:
+        problems.append(str(error) if str(error).startswith("model.") else f"model.path: {error}")
+        facts = None
+    try:
+        tokenizer = load_tokenizer(config.model.path)
+    except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for a broken file)
+        problems.append(f"model.path: the tokenizer cannot be loaded: {error}")
+    return facts, tokenizer, problems
+
+
+def _data(config: RunConfig, tokenizer: Any) -> Iterator[str]:
+    from medgpt_ray.data.prompts import DataError, read_prompts
+
+    for path in filter(None, (config.data.train, config.data.heldout)):
+        if tokenizer is not None:
+            try:
+                read_prompts(path, tokenizer, config.data)
+            except DataError as error:
+                yield from error.problems
+        elif not Path(path).is_file():  # without a tokenizer the rows themselves cannot be checked
+            yield f"{path}: no such file (relative to {Path.cwd()})"
+
+
+def _rewards(config: RunConfig) -> Iterator[str]:
+    from medgpt_ray.rewards import RewardError, resolve
+
+    for index, reward in enumerate(config.rewards):
+        try:
+            resolve(reward.function)
+        except RewardError as error:
+            yield f"rewards.{index}.function: {error}"
+
+
+def _resources(config: RunConfig) -> Iterator[str]:
+    planned = without_memory(config)
+    if config.cluster.address is not None:
+        yield from _cluster(config.cluster.address, planned)
+        return
+    cpus = config.cluster.cpus or os.cpu_count() or 1
+    place = "cluster.cpus says" if config.cluster.cpus else "this machine has"
+    yield from _too_many(planned, "cpus", cpus, place)
+    yield from _too_many(planned, "gpus", len(local_gpus()), "this machine has")
+
+
+def _memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
+    if config.learner.zero_stage == 0 and width(config.model, config.learner.gpus) == 2:
+        yield (
+            f"learner.zero_stage: 0 keeps no float32 masters of bfloat16 weights (model.dtype "
+            f"{config.model.dtype}): use 1, which works with one worker too, or model.dtype float32"
+        )
+    if config.cluster.address is None and config.sync.backend == "shm":
+        yield from _shared_memory(sync_buffer_bytes(config, facts))
+    longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
+    needed = longest * kv_bytes_per_token(config, facts)
+    if needed > config.rollout.kv_cache_gib * GIB:
+        yield (
+            f"rollout.kv_cache_gib: {config.rollout.kv_cache_gib} GiB do not hold one sequence of "
+            f"{longest} tokens, which takes {needed / GIB:.3f} GiB"
+        )
+
+
+def _too_many(planned: Plan, resource: str, available: float, place: str) -> Iterator[str]:
+    needed = getattr(planned, resource)
+    if needed > available:
+        shares = ", ".join(
+            f"{role.name} {role.workers} x {getattr(role, resource):g}" for role in planned.roles
+        )
+        yield (
+            f"{resource}: the run needs {needed:g} {resource.upper()[:-1]}s ({shares}), {place} "
+            f"{available:g}: lower learner.workers, rollout.workers or their {resource}"
+        )
+
+
+def _cluster(address: str, planned: Plan) -> Iterator[str]:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        host, colon, port = address.rpartition("://")[2].rpartition(":")
+        if colon:  # ray itself waits much longer for a host that does not answer
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        yield f"cluster.address: {address} cannot be reached: {error}"
+        return
+    try:
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+    yield from _too_many(planned, "cpus", resources.get("CPU", 0), "the cluster has")
+    yield from _too_many(planned, "gpus", resources.get("GPU", 0), "the cluster has")
+
+
+def _shared_memory(needed: int) -> Iterator[str]:
+    if not SHARED_MEMORY.is_dir():
+        yield f"sync.backend: shm needs {SHARED_MEMORY}, use gloo on this system"
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        yield (
+            f"sync.bucket_mib: a weight transfer takes {needed / MIB:.0f} MiB in {SHARED_MEMORY}, "
+            f"which has {free / MIB:.0f} MiB left: enlarge it (docker run --shm-size), lower "
+            "sync.bucket_mib, or use sync.backend gloo"
+        )
+
+
+def local_gpus() -> list[str]:
+    """One line for each GPU that this process may use; none where there is no NVIDIA driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(
+        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False
+    )
+    found = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    return found[: len([device for device in visible.split(",") if device.strip()])]

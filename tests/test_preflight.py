@@ -1,0 +1,219 @@
+"""What would make a run fail is refused before it starts: by its own message, all at once."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from medgpt_ray import preflight
+from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.preflight import PreflightError, check
+from medgpt_ray.tracking.rundir import RunDirectory
+
+Make = Callable[..., GrpoRun]
+
+
+@pytest.fixture
+def make(tiny_model: Path, tmp_path: Path) -> Make:
+    """Builds the configuration of a run that can start, with sections replaced."""
+    rows = [{"question": "Which dose?", "answer": "500 mg"}] * 3
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+    def build(**sections: Any) -> GrpoRun:
+        return GrpoRun.model_validate(
+            {
+                "stage": "grpo",
+                "output_dir": str(tmp_path / "run"),
+                "steps": 3,
+                "model": {"path": str(tiny_model), "dtype": "float32"},
+                "data": {"train": str(tmp_path / "train.jsonl")},
+                "rewards": [{"function": "medgpt_ray.rewards.text:token_f1"}],
+                "sync": {"bucket_mib": 1},
+                "cluster": {"cpus": 2},
+            }
+            | sections
+        )
+
+    return build
+
+
+def problems(config: GrpoRun, resume: bool = False) -> list[str]:
+    with pytest.raises(PreflightError) as caught:
+        check(config, resume)
+    return caught.value.problems
+
+
+def only(pattern: str, found: list[str]) -> None:
+    assert len(found) == 1, found
+    assert re.search(pattern, found[0]), found[0]
+
+
+def test_a_run_that_can_start_passes(make: Make) -> None:
+    check(make(), resume=False)
+
+
+def test_everything_is_reported_at_once(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"question": 3}\n{"questoin": "?"}\n')
+    (tmp_path / "file").write_text("")
+    found = problems(
+        make(
+            output_dir=str(tmp_path / "file" / "run"),
+            data={"train": str(tmp_path / "bad.jsonl"), "heldout": "nowhere.jsonl"},
+            rewards=[{"function": "medgpt_ray.rewards.text:tokn_f1"}, {"function": "no.module:f"}],
+            rollout={"workers": 4, "gpus": 1, "kv_cache_gib": 1e-5},
+        )
+    )
+    expected = [
+        r"output_dir: .*file is a file",
+        r"bad\.jsonl:1: question",
+        r"bad\.jsonl:2: question: missing",
+        r"nowhere\.jsonl: no such file",
+        r"rewards\.0\.function: .*token_f1",
+        r"rewards\.1\.function: .*no\.module|rewards\.1\.function: .*no module",
+        r"cpus: the run needs 5 CPUs \(policy 1 x 1, rollout 4 x 1\), cluster\.cpus says 2",
+        r"gpus: the run needs 4 GPUs",
+        r"rollout\.kv_cache_gib: 1e-05 GiB do not hold one sequence of 768 tokens",
+    ]
+    assert len(found) == len(expected), found
+    for pattern, problem in zip(expected, found, strict=True):
+        assert re.search(pattern, problem), (pattern, problem)
+
+
+@pytest.mark.parametrize(
+    ("missing", "pattern"),
+    [
+        (["config.json"], r"model\.path: .*config\.json"),
+        (["model.safetensors"], r"model\.path: .*safetensors"),
+        (["tokenizer.json", "tokenizer_config.json"], r"model\.path: .*tokenizer"),
+        (["chat_template.jinja"], r"model\.path: .*chat template"),
+    ],
+)
+def test_a_model_directory_that_lacks_something(
+    make: Make, tiny_model: Path, tmp_path: Path, missing: list[str], pattern: str
+) -> None:
+    directory = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    for name in missing:
+        (directory / name).unlink()
+    only(pattern, problems(make(model={"path": str(directory), "dtype": "float32"})))
+
+
+def test_damaged_tokenizer_and_weights_are_both_named(
+    make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (directory / "tokenizer.json").write_text("{")
+    (directory / "model.safetensors").write_bytes(b"nothing")
+    found = problems(make(model={"path": str(directory), "dtype": "float32"}))
+    assert [problem[:11] for problem in found] == ["model.path:", "model.path:"]
+    assert "broken weights file" in found[0]
+    assert "tokenizer cannot be loaded" in found[1]
+
+
+def test_without_a_model_the_rest_is_still_checked(make: Make, tmp_path: Path) -> None:
+    found = problems(
+        make(
+            model={"path": str(tmp_path / "no-model")},
+            data={"train": str(tmp_path / "no-data.jsonl")},
+            learner={"workers": 3},
+        )
+    )
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "model.path",
+        str(tmp_path / "no-data.jsonl"),
+        "cpus",
+    ]
+
+
+def test_an_unknown_embedded_model_names_the_known_one(make: Make) -> None:
+    only("embedded:smollm2-135m-instruct", problems(make(model={"path": "embedded:gpt5"})))
+
+
+def test_adapter_targets_that_the_model_lacks(make: Make, tiny_model: Path) -> None:
+    adaptation = {"kind": "lora", "target_modules": ["Wqkv"]}
+    model = {"path": str(tiny_model), "dtype": "float32", "adaptation": adaptation}
+    only(r"^model\.adaptation\.target_modules: 'Wqkv' names no", problems(make(model=model)))
+
+
+def test_bfloat16_without_masters_is_refused(make: Make, tiny_model: Path) -> None:
+    model = {"path": str(tiny_model), "dtype": "bfloat16"}
+    only(r"^learner\.zero_stage: 0", problems(make(model=model, learner={"zero_stage": 0})))
+
+
+def test_the_machine_itself_is_the_limit_without_a_cluster(make: Make) -> None:
+    too_many = (os.cpu_count() or 1) + 1
+    config = make(cluster={}, learner={"cpus": too_many})
+    only(rf"this machine has {os.cpu_count()}", problems(config))
+
+
+def test_shared_memory_must_hold_two_buckets(make: Make) -> None:
+    free = shutil.disk_usage(preflight.SHARED_MEMORY).free // 2**20
+    config = make(sync={"bucket_mib": free})
+    only(rf"^sync\.bucket_mib: a weight transfer takes {2 * free} MiB", problems(config))
+    check(make(sync={"bucket_mib": free, "backend": "gloo"}), resume=False)
+
+
+class TestOutputDirectory:
+    def begin(self, config: GrpoRun) -> None:
+        RunDirectory.create(config.output_dir, config, "stage: grpo\n", None)
+
+    def test_a_run_is_not_overwritten(self, make: Make) -> None:
+        self.begin(make())
+        only("already holds a run: continue it with --resume", problems(make()))
+
+    def test_there_must_be_a_run_to_resume(self, make: Make) -> None:
+        only("holds no run to resume", problems(make(), resume=True))
+
+    def test_the_same_run_resumes_longer_and_told_differently(self, make: Make) -> None:
+        self.begin(make())
+        check(make(), resume=True)
+        check(make(steps=9, tensorboard=False, deadlines={"learn": 5}), resume=True)
+
+    def test_a_different_run_does_not_resume(self, make: Make) -> None:
+        self.begin(make())
+        learner = {"learning_rate": 1e-3}
+        found = problems(make(seed=4, learner=learner, steps=9), resume=True)
+        assert [problem.partition(":")[0] for problem in found] == ["seed", "learner.learning_rate"]
+        assert "is 4, but the run in" in found[0]
+        assert "began with 0" in found[0]
+
+    def test_one_reward_more_is_a_different_run(self, make: Make) -> None:
+        self.begin(make())
+        functions = ["token_f1", "exact_match"]
+        rewards = [{"function": f"medgpt_ray.rewards.text:{name}"} for name in functions]
+        found = problems(make(rewards=rewards), resume=True)
+        assert all(problem.startswith("rewards.1.") for problem in found)
+
+    def test_a_damaged_stored_configuration_is_named(self, make: Make) -> None:
+        self.begin(make())
+        stored = RunDirectory(make().output_dir).config
+        stored.write_text(stored.read_text().replace("seed: 0", "sed: 0"))
+        only(r"config\.yaml:3: sed: unknown field", problems(make(), resume=True))
+
+
+@pytest.fixture(scope="module")
+def one_cpu_cluster() -> Iterator[str]:
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    yield cluster.address
+    cluster.shutdown()
+
+
+def test_a_cluster_is_asked_what_it_has(make: Make, one_cpu_cluster: str) -> None:
+    found = problems(make(cluster={"address": one_cpu_cluster}))
+    only(r"^cpus: the run needs 2 CPUs .*, the cluster has 1", found)
+    halves = {"cpus": 0.5}
+    check(make(cluster={"address": one_cpu_cluster}, learner=halves, rollout=halves), False)
+
+
+def test_a_cluster_that_is_not_there(make: Make) -> None:
+    only(
+        r"^cluster\.address: 127\.0\.0\.1:1 cannot",
+        problems(make(cluster={"address": "127.0.0.1:1"})),
+    )
