@@ -1,0 +1,154 @@
+"""The command: quick to start, exact about what it refuses, no traceback for a user's mistake."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medgpt_ray.cli import app
+
+RUN = """\
+stage: grpo
+output_dir: OUT
+steps: 2
+model: {path: MODEL, dtype: float32}
+data: {train: TRAIN}
+rewards: [{function: "medgpt_ray.rewards.text:token_f1"}]
+"""
+
+
+@pytest.fixture
+def file(tiny_model: Path, tmp_path: Path) -> Path:
+    (tmp_path / "train.jsonl").write_text('{"question": "Which dose?", "answer": "500 mg"}\n')
+    text = RUN.replace("OUT", str(tmp_path / "run")).replace("MODEL", str(tiny_model))
+    (tmp_path / "run.yaml").write_text(text.replace("TRAIN", str(tmp_path / "train.jsonl")))
+    return tmp_path / "run.yaml"
+
+
+def medgpt(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command run in this process."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_help_takes_less_than_a_second() -> None:
+    times = []
+    for _ in range(5):  # the best of five: other work on the machine only ever adds time
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "medgpt_ray.cli", "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        times.append(time.perf_counter() - start)
+        if times[-1] < 1:
+            break
+    assert all(command in done.stdout for command in ("train", "presets", "schema", "env"))
+    assert min(times) < 1
+
+
+def test_mistakes_in_a_configuration_are_told_on_stderr(tmp_path: Path, file: Path) -> None:
+    file.write_text(file.read_text() + "algorithm:\n  clip_ration: 0.2\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "medgpt_ray.cli", "train", str(file), "steps=0", "sync.bucket=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"{file}:8: algorithm.clip_ration: unknown field, did you mean 'clip_low'?",
+        "command line: steps: expected an integer > 0, found 0",
+        "command line: sync.bucket: unknown field, did you mean 'bucket_mib'?",
+    ]
+
+
+def test_what_the_machine_cannot_do_is_told_on_stderr(file: Path, tmp_path: Path) -> None:
+    status, output, errors = medgpt(
+        "train", file, "cluster.cpus=1", f"data.heldout={tmp_path / 'no.jsonl'}"
+    )
+    assert (status, output) == (2, "")
+    assert [line.partition(": ")[0] for line in errors.splitlines()] == [
+        str(tmp_path / "no.jsonl"),
+        "cpus",
+    ]
+
+
+def test_a_dry_run_shows_and_starts_nothing(file: Path, tmp_path: Path) -> None:
+    status, output, errors = medgpt("train", file, "--dry-run", "cluster.cpus=2", "seed=7")
+    assert (status, errors) == (0, "")
+    assert "seed: 7 # from command line" in output
+    for title in ("Configuration", "Batch", "Sample rows", "Placement", "Resume"):
+        assert f"\n{title}\n" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_what_cannot_start_shows_it_and_says_why(file: Path) -> None:
+    status, output, errors = medgpt("train", file, "--dry-run", "cluster.cpus=1")
+    assert status == 2
+    assert "Placement" in output
+    assert errors.startswith("cpus: the run needs 2 CPUs")
+
+
+def test_resume_needs_a_run(file: Path) -> None:
+    status, _, errors = medgpt("train", file, "--resume", "cluster.cpus=2")
+    assert status == 2
+    assert "holds no run to resume" in errors
+
+
+def test_presets_are_listed_and_accepted_as_config() -> None:
+    status, output, _ = medgpt("presets")
+    assert status == 0
+    assert "tiny/grpo" in output
+    assert "GRPO on a two-layer random model" in output
+    status, _, errors = medgpt("train", "tiny/grpo", "steps=x")
+    assert status == 2
+    assert errors == "command line: steps: expected an integer > 0, found 'x'\n"
+    status, _, errors = medgpt("train", "tiny/grop")
+    assert status == 2
+    assert "did you mean 'tiny/grpo'?" in errors
+
+
+def test_schema_prints_every_key() -> None:
+    status, output, _ = medgpt("schema")
+    assert status == 0
+    assert "learner.workers: an integer > 0, default 1\n    Data-parallel ranks.\n" in output
+    assert "steps: an integer > 0, required\n" in output
+    assert "default 2.0, when kind: truncate\n" in output
+    status, output, _ = medgpt("schema", "--json")
+    assert json.loads(output)["properties"]["stage"]["const"] == "grpo"
+
+
+def test_env_names_versions_and_the_machine() -> None:
+    import ray
+    import torch
+
+    status, output, _ = medgpt("env")
+    assert status == 0
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert lines["torch"].startswith(torch.__version__)
+    assert lines["ray"].startswith(ray.__version__)
+    assert {"python", "vllm", "CPUs", "memory", "GPUs", "compiler", "/dev/shm"} <= set(lines)
+
+
+def test_env_imports_none_of_what_it_lists() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from medgpt_ray.cli import app\n"
+        "CliRunner().invoke(app, ['env'])\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    heavy = {"torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsandbytes"}
+    assert not heavy & set(done.stdout.split())
