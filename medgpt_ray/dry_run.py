@@ -20,12 +20,11 @@ from medgpt_ray.actors.plan import (
 from medgpt_ray.config.document import to_yaml
 from medgpt_ray.config.loader import Loaded
 from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.types import Prompt
 
 ROWS_SHOWN = 2
-COMPLETE = "manifest.json"
-"""A checkpoint that holds it was written to its end."""
 
 
 def describe(loaded: Loaded, resume: bool, console: Console) -> None:
@@ -129,12 +128,12 @@ def resume_plan(output_dir: Path, resume: bool) -> str:
         return f"{output_dir} holds no run yet" + (
             ": there is nothing to resume." if resume else ": a new one begins at step 1."
         )
-    steps = by_step(run.checkpoints)
-    complete = [step for step, path in steps.items() if (path / COMPLETE).is_file()]
-    broken = [path.name for step, path in steps.items() if step not in complete]
+    complete = Checkpoints(run.checkpoints).complete()
+    broken = [path.name for step, path in by_step(run.checkpoints).items() if step not in complete]
     text = f"{output_dir} holds a run"
     if complete:
-        text += f": --resume continues at step {complete[-1] + 1}, from {steps[complete[-1]]}."
+        step = max(complete)
+        text += f": --resume continues at step {step + 1}, from {complete[step]}."
     else:
         text += " without a complete checkpoint: --resume begins again at step 1."
     if broken:

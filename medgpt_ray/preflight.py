@@ -163,8 +163,8 @@ def _rewards(config: RunConfig) -> Iterator[str]:
 
 def _resources(config: RunConfig) -> Iterator[str]:
     planned = without_memory(config)
-    if config.cluster.address is not None:
-        yield from _cluster(config.cluster.address, planned)
+    if address := _address(config):
+        yield from _cluster(address, planned)
         return
     cpus = config.cluster.cpus or os.cpu_count() or 1
     place = "cluster.cpus says" if config.cluster.cpus else "this machine has"
@@ -178,7 +178,7 @@ def _memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
             f"learner.zero_stage: 0 keeps no float32 masters of bfloat16 weights (model.dtype "
             f"{config.model.dtype}): use 1, which works with one worker too, or model.dtype float32"
         )
-    if config.cluster.address is None and config.sync.backend == "shm":
+    if not _address(config) and config.sync.backend == "shm":
         yield from _shared_memory(sync_buffer_bytes(config, facts))
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     needed = longest * kv_bytes_per_token(config, facts)
@@ -187,6 +187,11 @@ def _memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
             f"rollout.kv_cache_gib: {config.rollout.kv_cache_gib} GiB do not hold one sequence of "
             f"{longest} tokens, which takes {needed / GIB:.3f} GiB"
         )
+
+
+def _address(config: RunConfig) -> str | None:
+    """The cluster to connect to; inside `ray job submit` that of the job."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 def _too_many(planned: Plan, resource: str, available: float, place: str) -> Iterator[str]:

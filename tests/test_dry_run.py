@@ -9,6 +9,7 @@ from rich.console import Console
 
 from medgpt_ray.config.loader import load
 from medgpt_ray.dry_run import arithmetic, describe, resume_plan
+from medgpt_ray.tracking.checkpoints import Checkpoints
 
 TEXT = """\
 stage: grpo
@@ -89,10 +90,11 @@ def test_what_resume_would_do(tmp_path: Path) -> None:
     assert "nothing to resume" in resume_plan(tmp_path, resume=True)
     (tmp_path / "config.yaml").write_text("")
     assert "begins again at step 1" in resume_plan(tmp_path, resume=True)
-    for step in (2, 10, 12):
-        (tmp_path / "checkpoints" / f"step_{step}").mkdir(parents=True)
-        if step < 12:
-            (tmp_path / "checkpoints" / f"step_{step}" / "manifest.json").write_text("{}")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (2, 10):
+        checkpoints.begin(step)
+        checkpoints.commit(step, {"step": step})
+    (tmp_path / "checkpoints" / "step_12").mkdir()
     text = resume_plan(tmp_path, resume=True)
     assert "continues at step 11, from" in text
     assert "Not complete, and left alone: step_12" in text

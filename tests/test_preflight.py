@@ -212,6 +212,13 @@ def test_a_cluster_is_asked_what_it_has(make: Make, one_cpu_cluster: str) -> Non
     check(make(cluster={"address": one_cpu_cluster}, learner=halves, rollout=halves), False)
 
 
+def test_a_job_runs_on_the_cluster_that_it_was_submitted_to(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    only(r"^cluster\.address: 127\.0\.0\.1:1 cannot", problems(make()))
+
+
 def test_a_cluster_that_is_not_there(make: Make) -> None:
     only(
         r"^cluster\.address: 127\.0\.0\.1:1 cannot",
