@@ -14,7 +14,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -42,17 +42,17 @@ class LoRA(Section):
 
 
 class QLoRA(LoRA):
-    """LoRA on a base quantised by bitsandbytes (arXiv 2305.14314)."""
+    """LoRA on a 4-bit base: bitsandbytes' nf4 with double quantisation (arXiv 2305.14314)."""
 
     kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
-    quantization: Literal["nf4", "int8"] = "nf4"
 
 
 class Model(Section):
     path: str
     """A model directory in HF format, or `embedded:smollm2-135m-instruct`."""
-    dtype: Dtype = "bfloat16"
-    """Compute type of the learner. Optimiser states and master weights are float32."""
+    dtype: Dtype = "auto"
+    """Compute type of the learner. Optimiser states and master weights are float32. auto: bfloat16 on
+    GPUs and on CPUs with bfloat16 instructions, else float32 (emulated bfloat16 is slower)."""
     adaptation: Annotated[Full | LoRA | QLoRA, Field(discriminator="kind")] = Full()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -178,7 +178,7 @@ class Learner(Section):
     """Ray CPUs that each rank reserves."""
     gpus: NonNegativeFloat = 0.0
     """GPUs of each rank (0 or 1; a share where engine and learner live on one GPU)."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage (arXiv 1910.02054)."""
     learning_rate: PositiveFloat = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -199,7 +199,8 @@ class Rollout(Section):
     threads: Positive = 1
     cpus: PositiveFloat = 1.0
     gpus: NonNegativeFloat = 0.0
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
+    """Compute type of the engine; `auto` as for the model."""
     max_completion_tokens: Positive = 256
     kv_cache_gib: PositiveFloat = 1.0
     max_concurrent_sequences: Positive = 64

@@ -1,0 +1,61 @@
+"""The reference model of a fully trained policy: frozen, it only scores."""
+
+import os
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import numpy as np
+import ray
+
+from medgpt_ray.actors.logs import log_to
+from medgpt_ray.actors.wait import wait
+from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.models.packing import Sequence
+
+
+@ray.remote
+class ReferenceWorker:
+    """The policy's starting weights. LoRA runs need none: they switch the adapter off."""
+
+    def __init__(self, config: RunConfig, number: int, log: str) -> None:
+        import torch
+
+        from medgpt_ray.models.load import load_frozen
+        from medgpt_ray.models.policy import Policy
+
+        log_to(log)
+        torch.set_num_threads(config.learner.threads)
+        self.config = config.learner
+        self.device = torch.device("cuda" if config.learner.gpus else "cpu")
+        policy = Policy(load_frozen(config.model), self.config.projection_chunk_tokens)
+        self.policy = policy.to(self.device)
+
+    def ready(self) -> dict[str, int]:
+        return {"pid": os.getpid()}
+
+    def log_probs(self, batch: Seq[Sequence]) -> list[np.ndarray]:
+        """[T] float32 for each sequence."""
+        from medgpt_ray.models.packing import collate, split
+        from medgpt_ray.models.policy import score
+
+        (cut,) = split(batch, self.config.max_tokens_per_microbatch, ranks=1)
+        scored = score(self.policy, [collate(s, batch).to(self.device) for s in cut])
+        return [scored[index] for index in range(len(batch))]
+
+
+class ReferencePool:
+    """All reference workers; each scores a stretch of the batch."""
+
+    def __init__(self, workers: list[Any], config: RunConfig) -> None:
+        self.workers, self.seconds = workers, config.deadlines.learn
+
+    def log_probs(self, batch: Seq[Sequence]) -> list[np.ndarray]:
+        """[T] float32 for each sequence, in order."""
+        size = -(-len(batch) // len(self.workers))
+        shares = [batch[start : start + size] for start in range(0, len(batch), size)]
+        calls = {
+            f"reference worker {number}": worker.log_probs.remote(share)
+            for number, (worker, share) in enumerate(zip(self.workers, shares, strict=False))
+        }
+        answers = wait(calls, self.seconds, "reference log-probs")
+        return [values for name in calls for values in answers[name]]

@@ -1,0 +1,82 @@
+"""What the shared-memory and the gloo backend have in common: buckets, and loading them into vLLM."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferUpdateInfo,
+)
+
+Entry = tuple[str, str, list[int], int]
+"""Name, dtype, shape and byte offset of a tensor in its bucket."""
+
+
+@dataclass
+class BucketInfo(WeightTransferUpdateInfo):
+    """Announces one bucket to the receivers."""
+
+    nbytes: int
+    entries: list[Entry]
+
+
+def buffer_bytes(source: WeightSource, limit: int) -> int:
+    """Size of a bucket: `limit`, or the largest tensor where that is more."""
+    return max(limit, *(_nbytes(meta.dtype, meta.shape) for meta in source.metadata()))
+
+
+def buckets(source: WeightSource, buffer: Tensor) -> Iterator[tuple[int, list[Entry]]]:
+    """Pack the source's tensors into `buffer`, bucket after bucket: (bytes used, contents).
+
+    The buffer is reused: whoever reads a bucket must be done before the next one is asked for.
+    """
+    entries: list[Entry] = []
+    used = 0
+    for name, tensor in source:
+        size = _nbytes(tensor.dtype, tuple(tensor.shape))
+        if used + size > buffer.numel():
+            yield used, entries
+            entries, used = [], 0
+        buffer[used : used + size] = tensor.cpu().reshape(-1).view(torch.uint8)
+        entries.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), used))
+        used += size
+    yield used, entries
+
+
+def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    return dtype.itemsize * int(torch.Size(shape).numel())
+
+
+class BucketReceiver(WeightTransferEngine[Any, Any]):
+    """Receiver side: layerwise reload around `receive_weights`, for engines on CPUs and GPUs."""
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def finish_weight_update(self) -> None:
+        """Finish the reload, and repack heads whose weight is tied to the embedding.
+
+        On CPU a tied head computes from a packed copy of its own that the reload does not renew.
+        """
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+        for module in self.model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    def load(self, bucket: Tensor, entries: list[Entry]) -> None:
+        """Copy the bucket's tensors into the model; nothing refers to the bucket afterwards."""
+        for name, dtype_name, shape, offset in entries:
+            dtype = getattr(torch, dtype_name)
+            end = offset + _nbytes(dtype, tuple(shape))
+            # The reload keeps tensors until their layer is complete: give it a copy of its own.
+            tensor = bucket[offset:end].clone().view(dtype).view(shape).to(self.device)
+            self.model.load_weights([(name, tensor)])

@@ -1,0 +1,138 @@
+"""Weight transfer by gloo, for CPU engines on other hosts than the learner's."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+import torch
+from torch.distributed.distributed_c10d import BroadcastOptions
+from vllm.distributed.utils import stateless_init_torch_distributed_process_group
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    VLLMWeightSyncClient,
+    WeightSource,
+    WeightTransferInitInfo,
+)
+
+from medgpt_ray.actors.sync.bucket import BucketInfo, BucketReceiver, buckets, buffer_bytes
+
+
+@dataclass
+class GlooTrainerInit(TrainerInitInfo):
+    """Sender settings: bytes of a bucket, receivers + 1, and seconds a collective may take."""
+
+    backend: ClassVar[str] = "gloo"
+
+    bucket_bytes: int
+    world_size: int
+    timeout_s: float
+
+
+@dataclass
+class GlooInit(WeightTransferInitInfo):
+    """Rendezvous for one receiver; the client numbers `rank_offset` from 1."""
+
+    master_address: str
+    master_port: int
+    rank_offset: int
+    world_size: int
+    timeout_s: float
+
+
+def _join(init: GlooInit, rank: int) -> Any:
+    return stateless_init_torch_distributed_process_group(
+        init.master_address,
+        init.master_port,
+        rank,
+        init.world_size,
+        backend="gloo",
+        timeout=timedelta(seconds=init.timeout_s),
+    )
+
+
+def _broadcast(group: Any, tensor: torch.Tensor) -> None:
+    options = BroadcastOptions()
+    options.rootRank = 0
+    group.broadcast([tensor], options).wait()
+
+
+class GlooReceiver(BucketReceiver):
+    """Joins the sender's group and receives announced buckets."""
+
+    init_info_cls = GlooInit
+    update_info_cls = BucketInfo
+    group: Any = None
+
+    def init_transfer_engine(self, init_info: GlooInit) -> None:
+        self.group = _join(init_info, init_info.rank_offset)
+
+    def receive_weights(self, update_info: BucketInfo) -> None:
+        bucket = torch.empty(update_info.nbytes, dtype=torch.uint8)
+        _broadcast(self.group, bucket)
+        self.load(bucket, update_info.entries)
+
+    def shutdown(self) -> None:
+        self.group = None
+
+
+class GlooSender(TrainerWeightTransferEngine[GlooTrainerInit]):
+    """Broadcasts bucket after bucket to all receivers."""
+
+    init_info_cls = GlooTrainerInit
+    group: Any = None
+
+    def __init__(
+        self, client: VLLMWeightSyncClient, source: WeightSource, init: GlooTrainerInit
+    ) -> None:
+        super().__init__(client=client, source=source, is_sender=init.is_sender)
+        self.bucket_bytes = init.bucket_bytes
+
+    @classmethod
+    def trainer_init(
+        cls,
+        init_info: GlooTrainerInit,
+        *,
+        client: VLLMWeightSyncClient,
+        source: WeightSource | None = None,
+    ) -> Self:
+        assert source is not None
+        sender = cls(client, source, init_info)
+        if sender.is_sender:
+            address, port = free_endpoint()
+            init = GlooInit(address, port, 1, init_info.world_size, init_info.timeout_s)
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                receivers = pool.submit(client.init_weight_transfer_engine, asdict(init))
+                sender.group = _join(init, rank=0)
+                receivers.result(timeout=init_info.timeout_s)
+        return sender
+
+    def send_weights(self) -> None:
+        assert self.source is not None
+        if not self.is_sender:
+            for _ in self.source:  # take part in the gathers
+                pass
+            return
+        size = buffer_bytes(self.source, self.bucket_bytes)
+        buffer = torch.empty(size, dtype=torch.uint8)
+        self.client.start_weight_update()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for used, entries in buckets(self.source, buffer):
+                announced = pool.submit(
+                    self.client.update_weights, asdict(BucketInfo(used, entries))
+                )
+                _broadcast(self.group, buffer[:used])
+                announced.result()
+        self.client.finish_weight_update()
+
+
+def free_endpoint() -> tuple[str, int]:
+    """This host's address as others see it, and a free port on it."""
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return address, probe.getsockname()[1]

@@ -1,0 +1,32 @@
+"""Held-out scores: the greedy answer to each prompt, and a bootstrap interval over prompts."""
+
+import numpy as np
+
+from medgpt_ray.actors.rewards import score_completions
+from medgpt_ray.actors.rollout import RolloutPool
+from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.tracking.statistics import bootstrap_interval
+from medgpt_ray.types import Prompt, Sample
+
+
+def evaluate(
+    config: RunConfig, pool: RolloutPool, prompts: list[Prompt]
+) -> tuple[list[Sample], dict[str, float]]:
+    """Score the engines' current policy on prompts it never trains on.
+
+    Failed rewards stay in the samples and out of the score. ValueError when all failed.
+    """
+    completions = pool.start_generation(prompts, 1, seed=config.seed, greedy=True).result()
+    groups = score_completions(config.rewards, prompts, completions)
+    samples = [sample for group in groups for sample in group]
+    scored = [sample for sample in samples if not sample.failure]
+    interval = bootstrap_interval([sample.reward for sample in scored])
+    metrics = {
+        "heldout/reward": interval.mean,
+        "heldout/ci_low": interval.low,
+        "heldout/ci_high": interval.high,
+        "heldout/completion_length": float(np.mean([len(s.completion.token_ids) for s in samples])),
+    }
+    for name in scored[0].reward_parts:
+        metrics[f"heldout/{name}"] = float(np.mean([s.reward_parts[name] for s in scored]))
+    return samples, metrics

@@ -1,0 +1,27 @@
+"""SIGINT and SIGTERM as an exception at the next instruction, whatever the run waits for."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """The user or the scheduler asked the run to stop."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside the block the first signal raises `Interrupted`; later ones are ignored meanwhile."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

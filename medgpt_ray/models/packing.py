@@ -1,0 +1,176 @@
+"""Padding-free micro-batches: completions of one prompt share the prompt's tokens.
+
+Legend: L = tokens of a micro-batch, N = completion tokens in it, S = completions in it.
+
+A group of G completions becomes one stretch of tokens, prompt first, completions after it:
+
+    tokens     p p p p a a a b b        positions  0 1 2 3 4 5 6 4 5
+    segment    0 0 0 0 1 1 1 2 2        (a and b both continue after the prompt)
+
+A token attends to its own segment and to the prompt of its stretch, causally. Several stretches stand
+in one row of L tokens; attention never crosses them. So a group costs P + sum(T) tokens instead of
+G * P + sum(T), with the same log-probs.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One prompt and completion to learn from or to score.
+
+    `fields` are per-token values of the completion (advantages, old log-probs, mask ...), each [T].
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    fields: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Tensors of one forward pass. `index` says which sequences of the batch it holds."""
+
+    input_ids: Tensor  # [1, L]
+    position_ids: Tensor  # [1, L]
+    segments: Tensor  # [L, 2]: stretch, and 0 for its prompt or 1.. for its completions
+    predict_at: Tensor  # [N] position in the row whose hidden state predicts the token
+    targets: Tensor  # [N]
+    sequence: Tensor  # [N] 0 .. S-1
+    fields: dict[str, Tensor]  # name -> [N]
+    index: tuple[int, ...]  # [S] positions of the sequences in the batch
+
+    @property
+    def tokens(self) -> int:
+        return self.input_ids.shape[1]
+
+    def attention_mask(self) -> Tensor:
+        """[1, 1, L, L] bool, True where a row's token may look."""
+        stretch, part = self.segments[:, 0], self.segments[:, 1]
+        same = stretch[:, None] == stretch[None, :]
+        own = (part[:, None] == part[None, :]) | (part[None, :] == 0)
+        order = torch.arange(self.tokens, device=stretch.device)
+        return (same & own & (order[:, None] >= order[None, :]))[None, None]
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("input_ids", "position_ids", "segments", "predict_at", "targets", "sequence")
+        }
+        fields = {name: values.to(device) for name, values in self.fields.items()}
+        return MicroBatch(**moved, fields=fields, index=self.index)
+
+
+Stretch = list[int]
+"""Indices of sequences that share one prompt."""
+
+
+def split(sequences: Seq[Sequence], max_tokens: int, ranks: int) -> list[list[list[Stretch]]]:
+    """Cut a batch into micro-batches: [rank][micro-batch] -> stretches, balanced by tokens.
+
+    Every rank gets the same number of micro-batches (collectives run in each), and none is empty: a
+    rank without work is a `ValueError`, so a batch needs at least one sequence per rank.
+    """
+    if len(sequences) < ranks:
+        raise ValueError(f"{len(sequences)} sequences cannot feed {ranks} learner ranks")
+    longest = max(len(s.prompt_ids) + len(s.completion_ids) for s in sequences)
+    if longest > max_tokens:
+        raise ValueError(f"a sequence of {longest} tokens exceeds max_tokens_per_microbatch")
+    stretches = _stretches(sequences, max_tokens)
+    while True:
+        total = sum(_cost(s, sequences) for s in stretches)
+        least = -(-total // (max_tokens * ranks))
+        for count in range(max(1, least), len(stretches) // ranks + 1):
+            bins = _balance(stretches, sequences, count * ranks)
+            if all(sum(_cost(s, sequences) for s in bin) <= max_tokens for bin in bins):
+                return [bins[rank::ranks] for rank in range(ranks)]
+        stretches = _halve_largest(stretches, sequences)
+
+
+def _stretches(sequences: Seq[Sequence], max_tokens: int) -> list[Stretch]:
+    """Group by prompt, in order of appearance, none longer than `max_tokens`."""
+    open_stretch: dict[tuple[int, ...], Stretch] = {}
+    stretches: list[Stretch] = []
+    for index, sequence in enumerate(sequences):
+        stretch = open_stretch.get(sequence.prompt_ids)
+        if stretch is None or _cost([*stretch, index], sequences) > max_tokens:
+            stretch = open_stretch[sequence.prompt_ids] = []
+            stretches.append(stretch)
+        stretch.append(index)
+    return stretches
+
+
+def _cost(stretch: Stretch, sequences: Seq[Sequence]) -> int:
+    prompt = len(sequences[stretch[0]].prompt_ids)
+    return prompt + sum(len(sequences[i].completion_ids) for i in stretch)
+
+
+def _balance(stretches: list[Stretch], sequences: Seq[Sequence], bins: int) -> list[list[Stretch]]:
+    """Longest first into the lightest bin; ties by order, so that the cut is reproducible."""
+    filled: list[list[Stretch]] = [[] for _ in range(bins)]
+    load = [0] * bins
+    for stretch in sorted(stretches, key=lambda s: (-_cost(s, sequences), s[0])):
+        lightest = load.index(min(load))
+        filled[lightest].append(stretch)
+        load[lightest] += _cost(stretch, sequences)
+    return filled
+
+
+def _halve_largest(stretches: list[Stretch], sequences: Seq[Sequence]) -> list[Stretch]:
+    """Split the dearest stretch that has two members, so that more bins can be filled."""
+    divisible = [i for i, stretch in enumerate(stretches) if len(stretch) > 1]
+    if not divisible:
+        raise ValueError(
+            f"{len(stretches)} sequences cannot be cut into equal micro-batch counts within "
+            "max_tokens_per_microbatch: raise it or use fewer learner ranks"
+        )
+    largest = max(divisible, key=lambda i: _cost(stretches[i], sequences))
+    stretch = stretches[largest]
+    middle = len(stretch) // 2
+    return [*stretches[:largest], stretch[:middle], stretch[middle:], *stretches[largest + 1 :]]
+
+
+def collate(stretches: list[Stretch], sequences: Seq[Sequence]) -> MicroBatch:
+    """Lay the stretches of one micro-batch out as a row."""
+    ids: list[int] = []
+    positions: list[int] = []
+    segments: list[tuple[int, int]] = []
+    predict_at: list[int] = []
+    targets: list[int] = []
+    owner: list[int] = []
+    index: list[int] = []
+    for number, stretch in enumerate(stretches):
+        prompt = sequences[stretch[0]].prompt_ids
+        last_of_prompt = len(ids) + len(prompt) - 1
+        ids += prompt
+        positions += range(len(prompt))
+        segments += [(number, 0)] * len(prompt)
+        for part, member in enumerate(stretch, start=1):
+            completion = sequences[member].completion_ids
+            start = len(ids)
+            predict_at += [last_of_prompt, *range(start, start + len(completion) - 1)]
+            ids += completion
+            positions += range(len(prompt), len(prompt) + len(completion))
+            segments += [(number, part)] * len(completion)
+            targets += completion
+            owner += [len(index)] * len(completion)
+            index.append(member)
+    names = sequences[index[0]].fields.keys()
+    return MicroBatch(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        segments=torch.tensor(segments),
+        predict_at=torch.tensor(predict_at),
+        targets=torch.tensor(targets),
+        sequence=torch.tensor(owner),
+        fields={
+            name: torch.from_numpy(np.concatenate([sequences[i].fields[name] for i in index]))
+            for name in names
+        },
+        index=tuple(index),
+    )

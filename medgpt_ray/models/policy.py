@@ -1,0 +1,74 @@
+"""A causal language model as token log-probs: forward pass, chunked projection, entropy.
+
+The [tokens x vocabulary] logits exist only for one chunk of completion tokens at a time, forward and
+backward; prompt tokens are never projected.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from medgpt_ray.models.packing import MicroBatch
+
+
+class Policy(nn.Module):
+    """Wraps an HF causal LM (or a PEFT model of one) for DeepSpeed and for frozen scoring.
+
+    `temperature` is fixed at 1: completions are sampled at temperature 1, so these log-probs are the
+    behaviour policy's.
+    """
+
+    def __init__(self, network: Any, chunk_tokens: int) -> None:
+        super().__init__()
+        self.network = network
+        self.chunk_tokens = chunk_tokens
+
+    @property
+    def causal_lm(self) -> Any:
+        """The HF model itself, adapters injected."""
+        return self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network
+
+    def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] of the completion tokens, with gradient, and entropies [N] without; float32."""
+        causal_lm = self.causal_lm
+        hidden = causal_lm.get_decoder()(
+            input_ids=micro.input_ids,
+            position_ids=micro.position_ids,
+            attention_mask=micro.attention_mask(),
+            use_cache=False,
+        ).last_hidden_state[0]
+        hidden = hidden[micro.predict_at]
+        head = causal_lm.get_output_embeddings()
+        log_probs, entropies = [], []
+        for start in range(0, len(micro.targets), self.chunk_tokens):
+            chunk = slice(start, start + self.chunk_tokens)
+            one, two = checkpoint(
+                _project, head, hidden[chunk], micro.targets[chunk], use_reentrant=False
+            )
+            log_probs.append(one)
+            entropies.append(two)
+        return torch.cat(log_probs), torch.cat(entropies)
+
+
+def _project(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float()
+    log_z = torch.logsumexp(logits, dim=-1)
+    chosen = logits.gather(-1, targets[:, None])[:, 0] - log_z
+    with torch.no_grad():
+        entropy = log_z - (torch.exp(logits - log_z[:, None]) * logits).sum(-1)
+    return chosen, entropy
+
+
+@torch.no_grad()
+def score(policy: nn.Module, micros: Iterable[MicroBatch]) -> dict[int, np.ndarray]:
+    """Index of a sequence in its batch -> log-probs [T] float32; `policy` is called on micro-batches."""
+    scored = {}
+    for micro in micros:
+        values, _ = policy(micro)
+        for place, index in enumerate(micro.index):
+            scored[index] = values[micro.sequence == place].float().cpu().numpy()
+    return scored

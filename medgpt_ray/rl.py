@@ -1,0 +1,364 @@
+"""Reinforcement learning on one page: draw prompts, generate, score, learn, sync, log.
+
+`Controller.run` is the loop. With `max_staleness: 0` generation waits for the weights of the step before;
+with k > 0 up to k batches are generated while earlier ones are learned from, each sample tagged with the
+policy version of its tokens.
+"""
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medgpt_ray import batch
+from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
+from medgpt_ray.actors.rewards import score_completions
+from medgpt_ray.actors.rollout import Generation
+from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.algos import ALGORITHMS
+from medgpt_ray.algos.advantages import zero_variance_groups
+from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.data.prompts import PromptSource, read_prompts
+from medgpt_ray.evaluate import evaluate
+from medgpt_ray.interrupt import Interrupted, interruptible
+from medgpt_ray.models.load import load_tokenizer, with_machine_dtypes
+from medgpt_ray.models.packing import Sequence
+from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
+from medgpt_ray.tracking.console import Console
+from medgpt_ray.tracking.metrics import MetricsLog
+from medgpt_ray.tracking.report import write_report
+from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.samples import write_samples
+from medgpt_ray.types import Sample
+
+
+def train(config: RunConfig, source: str, resume: bool) -> None:
+    """Run or continue a training run; `source` is the text of the user's file.
+
+    Raises `RunFailed` with a post-mortem when a role fails or misses a deadline, `Interrupted` on
+    SIGINT or SIGTERM after leaving a checkpoint.
+    """
+    run = (
+        RunDirectory.open(config.output_dir)
+        if resume
+        else RunDirectory.create(config.output_dir, config, source, parent=None)
+    )
+    config = with_machine_dtypes(config)
+    checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
+    done = read_state(checkpoint)["step"] if checkpoint else 0
+    tokenizer = load_tokenizer(config.model.path)
+    prompts = read_prompts(config.data.train, tokenizer, config.data)
+    heldout = (
+        read_prompts(config.data.heldout, tokenizer, config.data) if config.data.heldout else []
+    )
+    with ExitStack() as stack:
+        console = stack.enter_context(Console(config.steps, done + 1))
+        log = MetricsLog(run, config.tensorboard, (done if checkpoint else -1) if resume else None)
+        stack.callback(log.close)
+        run.discard_after(done if checkpoint else -1)
+        console.phase("starting Ray, the learner and the rollout engines")
+        stack.enter_context(ray_cluster(config))
+        stack.enter_context(interruptible())
+        updates = config.steps * config.algorithm.minibatches_per_step
+        roles = stack.enter_context(start_roles(config, updates, run.logs))
+        controller = Controller(config, run, roles, console, log, PromptSource(prompts, config.seed))
+        controller.heldout = heldout[: config.evaluation.max_prompts]
+        if checkpoint:
+            controller.restore(checkpoint)
+        controller.run()
+
+
+class Controller:
+    """Draws prompts, keeps the staleness bound, and tells every role what to do next."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        roles: Roles,
+        console: Console,
+        log: MetricsLog,
+        prompts: PromptSource,
+    ) -> None:
+        self.config, self.run_directory, self.roles = config, run, roles
+        self.console, self.log, self.prompts = console, log, prompts
+        self.algorithm = ALGORITHMS[config.algorithm.name](config.algorithm)
+        self.checkpoints = Checkpoints(run.checkpoints)
+        self.heldout: list = []
+        self.step = 0
+        """Steps done, which is also the policy version."""
+        self.best: tuple[float, int] | None = None
+        self.cursors: deque[dict] = deque()
+        """Prompt cursor before each batch that is under way."""
+        self.times: dict[str, float] = {}
+        self.learning = False
+
+    def run(self) -> None:
+        self._sync()
+        if self.step == 0:
+            self._evaluate()
+        flying: deque[Generation] = deque()
+        try:
+            while self.step < self.config.steps:
+                began = time.monotonic()
+                self.times = {}
+                self._launch(flying)
+                groups = self._generate(flying)
+                metrics, samples = self._learn(groups)
+                self.step += 1
+                self._sync()
+                self._record(metrics, samples, time.monotonic() - began)
+                self._evaluate_and_checkpoint()
+        except Interrupted as stop:
+            self._save_on_interrupt(stop)
+            raise
+        self._finish()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint: weights, optimiser, RNG, prompt cursor, step, best."""
+        state = read_state(checkpoint)
+        dtypes = [self.config.model.dtype, self.config.rollout.dtype]
+        if state["dtypes"] != dtypes:
+            raise RunFailed(
+                f"{checkpoint} was made with dtypes {state['dtypes']}, this machine would continue "
+                f"with {dtypes}: set model.dtype and rollout.dtype"
+            )
+        self.roles.learner.call("load", str(checkpoint), seconds=self.config.deadlines.checkpoint)
+        self.prompts.restore(state["prompts"])
+        self.step = state["step"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        self.console.notice(f"resumed after step {self.step} from {checkpoint}")
+
+    def _launch(self, flying: deque[Generation]) -> None:
+        """Keep as many batches under way as the staleness bound allows."""
+        algorithm = self.config.algorithm
+        while (
+            len(flying) <= algorithm.max_staleness and self.step + len(flying) < self.config.steps
+        ):
+            self.cursors.append(self.prompts.state())
+            number = self.step + len(flying)
+            flying.append(
+                self.roles.rollout.start_generation(
+                    self.prompts.take(algorithm.prompts_per_step),
+                    algorithm.completions_per_prompt,
+                    seed=self.config.seed * 1_000_003 + number,
+                )
+            )
+
+    def _generate(self, flying: deque[Generation]) -> list[list[Sample]]:
+        with self._phase("generate"):
+            generation = flying.popleft()
+            completions = generation.result()
+        with self._phase("reward"):
+            groups = score_completions(self.config.rewards, generation.prompts, completions)
+        stalest = max(self.step - s.completion.oldest_version for group in groups for s in group)
+        if stalest > self.config.algorithm.max_staleness:
+            raise RunFailed(
+                f"step {self.step + 1}: a sample is {stalest} policy versions old, more than "
+                f"algorithm.max_staleness ({self.config.algorithm.max_staleness})"
+            )
+        return groups
+
+    def _learn(self, groups: list[list[Sample]]) -> tuple[dict[str, float], list[Sample]]:
+        """All updates of one step; returns its metrics and the samples with their advantages."""
+        samples = [s for group in groups for s in group if not s.failure]
+        failed = [s for group in groups for s in group if s.failure]
+        for sample in failed:
+            self.console.notice(_failure_line(sample))
+        if len(samples) < self.config.learner.workers:
+            raise RunFailed(f"step {self.step + 1}: every reward failed, see {self._samples_file()}")
+        group = torch.tensor([n for n, members in enumerate(groups) for s in members if not s.failure])
+        rewards = torch.tensor([s.reward for s in samples], dtype=torch.float64)
+        metrics = _sample_metrics(samples, failed, self.step)
+        metrics["zero_variance_groups"] = float(zero_variance_groups(rewards, group))
+        with self._phase("learn"):
+            sequences = self._with_log_probs(batch.to_sequences(samples))
+            if self.config.algorithm.kl.placement == "reward" and self.algorithm.needs_reference:
+                rewards = batch.shaped_rewards(
+                    self.algorithm,
+                    rewards,
+                    [s.fields["old_log_probs"] for s in sequences],
+                    [s.fields["reference_log_probs"] for s in sequences],
+                )
+            samples = batch.with_advantages(self.algorithm, samples, group, rewards)
+            self.learning = True
+            metrics |= self._update(samples, sequences, group)
+            self.learning = False
+        metrics["advantage/abs_mean"] = float(np.mean([abs(s.advantage) for s in samples]))
+        return metrics, samples + failed
+
+    def _with_log_probs(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Add the old and the reference log-probs where the algorithm or the updates need them."""
+        algorithm = self.config.algorithm
+        shaping = self.algorithm.needs_reference and algorithm.kl.placement == "reward"
+        if algorithm.minibatches_per_step > 1 or shaping:
+            old = self.roles.learner.call("log_probs", sequences, True)
+            sequences = batch.with_field(sequences, "old_log_probs", old)
+        if self.algorithm.needs_reference:
+            reference = (
+                self.roles.reference.log_probs(sequences)
+                if self.roles.reference
+                else self.roles.learner.call("log_probs", sequences, False)
+            )
+            sequences = batch.with_field(sequences, "reference_log_probs", reference)
+        return sequences
+
+    def _update(
+        self, samples: list[Sample], sequences: list[Sequence], group: torch.Tensor
+    ) -> dict[str, float]:
+        config = self.config
+        sums: list[dict[str, float]] = []
+        for part in batch.split_minibatches(group, config.algorithm.minibatches_per_step):
+            update = batch.make_update(
+                self.algorithm,
+                [samples[i] for i in part],
+                [sequences[i] for i in part],
+                config.rollout.max_completion_tokens,
+                config.learner.workers,
+            )
+            result = self.roles.learner.call("step", update.sequences, update.normaliser)
+            sums.append(_per_token(result, update.tokens))
+        return _average(sums)
+
+    def _sync(self) -> None:
+        """Every engine to the policy version of this step; audited before anything is generated."""
+        deadlines = self.config.deadlines
+        waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
+        with self._phase("sync"):
+            digests = self.roles.learner.call("sync", self.step, seconds=waits)
+            self.roles.rollout.audit(self.step, digests)
+
+    def _record(self, metrics: dict[str, float], samples: list[Sample], seconds: float) -> None:
+        metrics |= {f"time/{phase}": spent for phase, spent in self.times.items()}
+        metrics["time/step"] = seconds
+        metrics["time/other"] = seconds - sum(self.times.values())
+        metrics["tokens_per_s/generate"] = metrics["tokens/generated"] / self.times["generate"]
+        metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / self.times["learn"]
+        metrics["policy_version"] = float(self.step)
+        write_samples(self._samples_file(), samples)
+        self.log.log(self.step, metrics)
+        self.console.step(self.step, metrics)
+        if metrics["zero_variance_groups"] == self.config.algorithm.prompts_per_step:
+            self.console.notice(f"step {self.step}: no group has any variance in its rewards")
+
+    def _samples_file(self) -> Path:
+        return self.run_directory.samples_file(self.step)
+
+    def _evaluate_and_checkpoint(self) -> None:
+        config, last = self.config, self.step == self.config.steps
+        every = config.evaluation.every_steps
+        if last or (every and self.step % every == 0):
+            self._evaluate()
+        self.cursors.popleft()
+        if last or self.step % config.checkpoint.every_steps == 0:
+            self._checkpoint(config.deadlines.checkpoint)
+
+    def _evaluate(self) -> None:
+        if not self.heldout:
+            return
+        self.console.phase("held-out evaluation")
+        samples, metrics = evaluate(self.config, self.roles.rollout, self.heldout)
+        write_samples(self.run_directory.heldout_file(self.step), samples)
+        self.log.log(self.step, metrics)
+        self.console.heldout(self.step, metrics)
+        score = metrics["heldout/reward"]
+        if self.best is None or score > self.best[0]:
+            self.best = (score, self.step)
+
+    def _checkpoint(self, seconds: float) -> None:
+        """Save the state after `self.step` steps; batches under way are generated anew on resume."""
+        started = time.monotonic()
+        self.console.phase("checkpoint")
+        scratch = self.checkpoints.begin(self.step)
+        state = {
+            "step": self.step,
+            "prompts": self.cursors[0] if self.cursors else self.prompts.state(),
+            "best": self.best,
+            "dtypes": [self.config.model.dtype, self.config.rollout.dtype],
+        }
+        try:
+            self.roles.learner.call("save", str(scratch), seconds=seconds)
+            self.checkpoints.commit(self.step, state)
+        except BaseException:
+            self.checkpoints.discard(self.step)
+            raise
+        best = self.best[1] if self.best and self.config.checkpoint.keep_best else None
+        self.checkpoints.prune(self.config.checkpoint.keep_last, best)
+        self.times["checkpoint"] = time.monotonic() - started
+
+    def _save_on_interrupt(self, stop: Interrupted) -> None:
+        if self.learning or self.step in self.checkpoints.complete():
+            kept = self.checkpoints.latest()
+            self.console.notice(f"{stop}: the last checkpoint is {kept or 'none yet'}")
+            return
+        self.console.notice(f"{stop}: saving a checkpoint after step {self.step}")
+        self._checkpoint(seconds=7.0)
+
+    def _finish(self) -> None:
+        """The servable model and the report."""
+        latest = self.checkpoints.latest()
+        assert latest is not None
+        shutil.rmtree(self.run_directory.model, ignore_errors=True)
+        shutil.copytree(latest / "model", self.run_directory.model)
+        report = write_report(self.run_directory)
+        self.console.notice(f"model: {self.run_directory.model}\nreport: {report}")
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self.console.phase(name)
+        started = time.monotonic()
+        yield
+        self.times[name] = self.times.get(name, 0.0) + time.monotonic() - started
+
+
+def _sample_metrics(samples: list[Sample], failed: list[Sample], version: int) -> dict[str, float]:
+    rewards = [s.reward for s in samples]
+    every = samples + failed
+    lengths = [len(s.completion.token_ids) for s in every]
+    ages = [version - s.completion.oldest_version for s in every]
+    parts = {
+        f"reward/{name}": float(np.mean([s.reward_parts[name] for s in samples]))
+        for name in samples[0].reward_parts
+    }
+    return parts | {
+        "reward/mean": float(np.mean(rewards)),
+        "reward/std": float(np.std(rewards)),
+        "completion_length/mean": float(np.mean(lengths)),
+        "completion_length/max": float(max(lengths)),
+        "truncated_share": float(np.mean([s.completion.truncated for s in every])),
+        "failed_samples": float(len(failed)),
+        "staleness/mean": float(np.mean(ages)),
+        "staleness/max": float(max(ages)),
+        "tokens/generated": float(sum(lengths)),
+    }
+
+
+PER_UPDATE = ("loss", "grad_norm", "learning_rate", "tokens/learned", "memory/learner_gib")
+
+
+def _per_token(sums: dict[str, float], tokens: int) -> dict[str, float]:
+    """Sums over tokens become means; maxima and what counts once an update stay."""
+    return {
+        name: value if name in PER_UPDATE or name.endswith("/max") else value / max(tokens, 1)
+        for name, value in sums.items()
+    }
+
+
+def _average(updates: list[dict[str, float]]) -> dict[str, float]:
+    """One step's metrics from those of its updates: largest of maxima, sum of tokens, else mean."""
+    combine = {
+        name: max if name.endswith("/max") else sum if name == "tokens/learned" else np.mean
+        for name in updates[0]
+    }
+    return {name: float(how([u[name] for u in updates])) for name, how in combine.items()}
+
+
+def _failure_line(sample: Sample) -> str:
+    failure = sample.failure
+    assert failure is not None
+    return f"reward {failure.function} failed on {failure.prompt_id}, completion {failure.index}: {failure.error}"

@@ -1,0 +1,88 @@
+"""Checkpoints on disk: `step_N` is complete or not there at all.
+
+Everything is written under a temporary name, flushed to the disk, listed with its size in
+`manifest.json`, and renamed. Resume never sees a half-written one.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from medgpt_ray.tracking.rundir import by_step, write_atomically
+
+MANIFEST = "manifest.json"
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def complete(self) -> dict[int, Path]:
+        """Step -> directory, ascending; what lacks a manifest or one of its files is left out."""
+        return {step: path for step, path in by_step(self.folder).items() if _is_complete(path)}
+
+    def latest(self) -> Path | None:
+        complete = self.complete()
+        return complete[max(complete)] if complete else None
+
+    def begin(self, step: int) -> Path:
+        """An empty scratch directory for the writers of a checkpoint."""
+        scratch = self.folder / f".step_{step}.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        return scratch
+
+    def commit(self, step: int, state: dict[str, Any]) -> Path:
+        """Make the scratch directory of `step` durable and give it its name."""
+        scratch = self.folder / f".step_{step}.tmp"
+        files = sorted(path for path in scratch.rglob("*") if path.is_file())
+        for path in files:
+            _flush(path)
+        sizes = {str(path.relative_to(scratch)): path.stat().st_size for path in files}
+        manifest = {"step": step, "state": state, "files": sizes}
+        write_atomically(scratch / MANIFEST, json.dumps(manifest, indent=1))
+        target = self.folder / f"step_{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+        _flush(self.folder)
+        return target
+
+    def discard(self, step: int) -> None:
+        """Remove the scratch directory of a checkpoint that failed."""
+        shutil.rmtree(self.folder / f".step_{step}.tmp", ignore_errors=True)
+
+    def prune(self, keep_last: int, best: int | None) -> None:
+        """Delete all but the newest `keep_last` and the `best` step."""
+        complete = self.complete()
+        keep = {*sorted(complete)[-keep_last:], best}
+        for step, path in complete.items():
+            if step not in keep:
+                shutil.rmtree(path)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The controller's state in a checkpoint's manifest."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    return dict(manifest["state"])
+
+
+def _is_complete(path: Path) -> bool:
+    if not (path / MANIFEST).is_file():
+        return False
+    sizes = json.loads((path / MANIFEST).read_text())["files"]
+    return all(
+        (path / name).is_file() and (path / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
