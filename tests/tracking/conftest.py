@@ -19,7 +19,7 @@ def config(tmp_path: Path) -> GrpoRun:
             "stage": "grpo",
             "output_dir": str(tmp_path / "run"),
             "steps": 20,
-            "model": {"path": "models/small"},
+            "model": {"path": "models/small", "dtype": "bfloat16"},
             "data": {
                 "train": str(tmp_path / "train.jsonl"),
                 "heldout": str(tmp_path / "heldout.jsonl"),

@@ -138,10 +138,17 @@ def test_shown_answers_include_the_best_and_the_worst(
     rundir: RunDirectory, make_sample: MakeSample
 ) -> None:
     changes = {line: (line * 7 % 30 - 15) / 10 for line in range(30)}
-    write_samples(rundir.heldout_file(0), [make_sample(line, 0.0) for line in changes])
-    after = [make_sample(line, change) for line, change in changes.items()]
+    failed = [line for line in changes if line % 10 == 5]  # NaN has no place in an order
+    before = [make_sample(line, 0.0) for line in changes]
+    after = [
+        make_sample(line, math.nan, failure="boom") if line in failed else make_sample(line, change)
+        for line, change in changes.items()
+    ]
+    changes |= dict.fromkeys(failed, 0.0)
+    write_samples(rundir.heldout_file(0), before)
     write_samples(rundir.heldout_file(1), after)
-    shown = [int(line) for line in re.findall(r"heldout\.jsonl:(\d+)", page(rundir).words)]
+    answers = page(rundir).words.partition("Alarms")[0]
+    shown = [int(line) for line in re.findall(r"heldout\.jsonl:(\d+)", answers)]
     assert len(shown) == 8
     assert shown == sorted(shown, key=lambda line: -changes[line])
     assert changes[shown[0]] == max(changes.values())
