@@ -50,18 +50,21 @@ check_machine() {
         "On Debian or Ubuntu: apt-get install python3-dev"
 }
 
-make_venv() {
-    local clear=()
-    if [[ -f $stamp && $(cut -d' ' -f1 "$stamp") != "$flavour" ]]; then
-        clear=(--clear) # a CPU and a CUDA build do not mix
+make_venv() { # keeps one of the same Python and flavour: a CPU and a CUDA build do not mix
+    if [[ -x .venv/bin/python && $(.venv/bin/python -V) == "$("$1" -V)" ]] &&
+        [[ ! -f $stamp || $(cut -d' ' -f1 "$stamp") == "$flavour" ]]; then
+        return
     fi
-    "$1" -m venv "${clear[@]}" .venv
+    "$1" -m venv --clear .venv
 }
 
-pip_install() { .venv/bin/python -m pip install --retries 2 --no-deps "$@" >>"$log" 2>&1; }
+# Without --no-compile most of the time would go into byte-compiling modules that nobody imports.
+pip_install() {
+    .venv/bin/python -m pip install --retries 2 --no-deps --no-compile "$@" >>"$log" 2>&1
+}
 
 phase() { # phase NUMBER TITLE COMMAND...: runs the command and prints how long it took
-    local started=$SECONDS title="[$1/5] $2"
+    local started=$SECONDS title="[$1/6] $2"
     printf '%s ...\n' "$title"
     if ! "${@:3}"; then
         tail -n 15 "$log" >&2
@@ -92,7 +95,10 @@ install_torch_cpu() {
     pip_install "$torch" ||
         pip_install --index-url https://download.pytorch.org/whl/cpu "$torch" ||
         pip_install "${torch%+cpu}" || return 1
-    .venv/bin/python -c 'import torch; assert torch.version.cuda is None, torch.__version__' >>"$log" 2>&1
+    # `import torch` needs packages of the next phase; the file that says which build it is does not.
+    grep -q '^cuda.* = None' .venv/lib/python3.*/site-packages/torch/version.py && return
+    echo "this registry's ${torch%+cpu} is a CUDA build" >>"$log"
+    return 1
 }
 
 install_torch_gpu() { pip_install "$(pin torch)"; }
@@ -102,6 +108,16 @@ install_packages() { pip_install -r <(grep -vE '^(torch|deepspeed)==' "$lock"); 
 install_deepspeed() { DS_BUILD_OPS=0 pip_install --no-build-isolation "$(pin deepspeed)"; }
 
 install_medgpt() { pip_install --no-build-isolation --editable .; }
+
+# Shows that the parts fit together, and leaves them compiled for the processes that start later.
+import_everything() {
+    HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 .venv/bin/python >>"$log" 2>&1 <<'PYTHON'
+import bitsandbytes, deepspeed, matplotlib.pyplot, peft, pyarrow.parquet, pydantic, ray, rich.live
+import ruamel.yaml, tensorboard, torch, torch.utils.tensorboard, typer, typer.rich_utils
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm import LLM, SamplingParams
+PYTHON
+}
 
 if [[ -x .venv/bin/python && -f $stamp && $(cat "$stamp") == "$(state)" ]]; then
     echo "setup: .venv is up to date ($lock)"
@@ -118,5 +134,6 @@ phase 2 "$(pin torch)" "install_torch_$flavour"
 phase 3 "$(grep -c == "$lock") pinned packages" install_packages
 phase 4 "$(pin deepspeed)" install_deepspeed
 phase 5 "medgpt" install_medgpt
+phase 6 "first imports" import_everything
 state >"$stamp"
 echo "setup: done in $SECONDS s"
