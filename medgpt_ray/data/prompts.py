@@ -1,8 +1,9 @@
 """Prompts of a reinforcement-learning run: read, checked, rendered, and drawn in a seeded order.
 
-A row of the JSONL file holds `question` (one user turn) or `messages` (a conversation that ends with
-the user), an optional `answer` (the gold, or a list of equally good golds) and any other columns,
-which rewards see untouched. Nothing is truncated and no row is dropped: a bad row is an error.
+A row of the JSONL file holds `question` (one user turn) or `messages` (a conversation that ends
+with the user), an optional `answer` (the gold, or a list of equally good golds) and any other
+columns, which rewards see untouched. Nothing is truncated and no row is dropped: a bad row is an
+error.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class DataError(ValueError):
-    """Data that cannot be used: `problems` holds all of them, the message the first 20 and the count."""
+    """Unusable data: `problems` holds every one of them, the message the first 20 and the count."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -49,8 +50,8 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
     problems: list[str] = []
     if not tokenizer.chat_template:
         problems.append(
-            f"{tokenizer.name_or_path or 'tokenizer'}: chat_template: missing, use an instruct model "
-            "or add chat_template.jinja to the model directory"
+            f"{tokenizer.name_or_path or 'tokenizer'}: chat_template: missing, use an instruct "
+            "model or add chat_template.jinja to the model directory"
         )
     content = _read_bytes(path, problems)
     prompts: list[Prompt] = []
@@ -212,8 +213,8 @@ def _render(
 class PromptSource:
     """An endless cursor over `prompts`: each epoch holds every prompt once, in a seeded order.
 
-    The order of epoch e depends on `seed` and e alone, so the cursor is one count. A draw across the
-    end of an epoch can hold the same prompt twice: tell groups apart by position, not by prompt id.
+    The order of epoch e depends on `seed` and e alone, so the cursor is one count. A draw across
+    the end of an epoch can hold the same prompt twice: tell groups apart by position, not by id.
 
     Example: `source = PromptSource(prompts, seed=0); batch = source.take(16)`
     """
@@ -244,7 +245,7 @@ class PromptSource:
         return {"taken": self._taken, "seed": self._seed, "prompts": self._fingerprint}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken; refuses a state of other prompts or another seed."""
+        """Continue exactly where `state` was taken; refuses that of other prompts or seeds."""
         if state["prompts"] != self._fingerprint:
             problem = (
                 "training prompts, system prompt or tokenizer differ from those of the checkpoint: "
