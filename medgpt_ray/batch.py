@@ -38,9 +38,7 @@ def to_sequences(samples: Seq[Sample]) -> list[Sequence]:
     ]
 
 
-def with_field(
-    sequences: Seq[Sequence], name: str, values: Seq[np.ndarray]
-) -> list[Sequence]:
+def with_field(sequences: Seq[Sequence], name: str, values: Seq[np.ndarray]) -> list[Sequence]:
     return [
         replace(sequence, fields={**sequence.fields, name: value})
         for sequence, value in zip(sequences, values, strict=True)
@@ -72,12 +70,12 @@ def shaped_rewards(
 
 
 def make_update(
-    algorithm: Grpo, samples: Seq[Sample], sequences: Seq[Sequence], max_tokens: int, ranks: int
+    algorithm: Grpo, samples: Seq[Sample], sequences: Seq[Sequence], max_tokens: int
 ) -> Update:
     """Masks, advantages and global counts of one mini-batch.
 
     A sample whose advantage is 0 has no gradient unless the loss holds a KL term, and a masked
-    truncated one never has: they cost no forward pass. Every rank keeps at least one.
+    truncated one never has: they cost no forward pass, but for one that keeps the optimiser going.
     """
     config = algorithm.config
     trained = [not (config.mask_truncated and s.completion.truncated) for s in samples]
@@ -88,7 +86,7 @@ def make_update(
         for sample, length in zip(samples, lengths, strict=True)
     ]
     order = sorted(range(len(samples)), key=lambda i: not useful[i])
-    kept = sorted(order[: max(sum(useful), ranks)])
+    kept = sorted(order[: max(sum(useful), 1)])
     filled = []
     for i in kept:
         count = len(samples[i].completion.token_ids)

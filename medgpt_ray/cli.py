@@ -53,8 +53,13 @@ def train(
         preflight.check(loaded.config, resume)
     if not dry_run:
         from medgpt_ray import rl
+        from medgpt_ray.interrupt import Interrupted
 
-        rl.train(loaded.config, loaded.source, resume)
+        try:
+            rl.train(loaded.config, loaded.source, resume)
+        except rl.STOPS as stop:
+            print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
+            raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Reinforcement learning on one page: draw prompts, generate, score, learn, sync, log.
 
-`Controller.run` is the loop. With `max_staleness: 0` generation waits for the weights of the step before;
-with k > 0 up to k batches are generated while earlier ones are learned from, each sample tagged with the
-policy version of its tokens.
+`Controller.run` is the loop. With `max_staleness: 0` generation waits for the weights of the step
+before; with k > 0 up to k batches are generated while earlier ones are learned from, each sample
+tagged with the policy version of its tokens.
 """
 
 import shutil
@@ -19,6 +19,7 @@ from medgpt_ray import batch
 from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
 from medgpt_ray.actors.rewards import score_completions
 from medgpt_ray.actors.rollout import Generation
+from medgpt_ray.actors.sync.audit import WeightAuditError
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.algos.advantages import zero_variance_groups
@@ -32,7 +33,7 @@ from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
 from medgpt_ray.tracking.metrics import MetricsLog
 from medgpt_ray.tracking.report import write_report
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 from medgpt_ray.tracking.samples import write_samples
 from medgpt_ray.types import Sample
 
@@ -66,11 +67,17 @@ def train(config: RunConfig, source: str, resume: bool) -> None:
         stack.enter_context(interruptible())
         updates = config.steps * config.algorithm.minibatches_per_step
         roles = stack.enter_context(start_roles(config, updates, run.logs))
-        controller = Controller(config, run, roles, console, log, PromptSource(prompts, config.seed))
+        controller = Controller(
+            config, run, roles, console, log, PromptSource(prompts, config.seed)
+        )
         controller.heldout = heldout[: config.evaluation.max_prompts]
         if checkpoint:
             controller.restore(checkpoint)
         controller.run()
+
+
+STOPS = (RunFailed, Interrupted, WeightAuditError, RunDirectoryError, OSError)
+"""How a run ends that does not finish: told in one message, without a traceback."""
 
 
 class Controller:
@@ -170,9 +177,13 @@ class Controller:
         failed = [s for group in groups for s in group if s.failure]
         for sample in failed:
             self.console.notice(_failure_line(sample))
-        if len(samples) < self.config.learner.workers:
-            raise RunFailed(f"step {self.step + 1}: every reward failed, see {self._samples_file()}")
-        group = torch.tensor([n for n, members in enumerate(groups) for s in members if not s.failure])
+        if not samples:
+            raise RunFailed(
+                f"step {self.step + 1}: every reward failed, see {self._samples_file()}"
+            )
+        group = torch.tensor(
+            [n for n, members in enumerate(groups) for s in members if not s.failure]
+        )
         rewards = torch.tensor([s.reward for s in samples], dtype=torch.float64)
         metrics = _sample_metrics(samples, failed, self.step)
         metrics["zero_variance_groups"] = float(zero_variance_groups(rewards, group))
@@ -219,7 +230,6 @@ class Controller:
                 [samples[i] for i in part],
                 [sequences[i] for i in part],
                 config.rollout.max_completion_tokens,
-                config.learner.workers,
             )
             result = self.roles.learner.call("step", update.sequences, update.normaliser)
             sums.append(_per_token(result, update.tokens))
@@ -271,7 +281,9 @@ class Controller:
             self.best = (score, self.step)
 
     def _checkpoint(self, seconds: float) -> None:
-        """Save the state after `self.step` steps; batches under way are generated anew on resume."""
+        """Save the state after `self.step` steps; batches under way are generated anew on
+        resume.
+        """
         started = time.monotonic()
         self.console.phase("checkpoint")
         scratch = self.checkpoints.begin(self.step)
@@ -361,4 +373,5 @@ def _average(updates: list[dict[str, float]]) -> dict[str, float]:
 def _failure_line(sample: Sample) -> str:
     failure = sample.failure
     assert failure is not None
-    return f"reward {failure.function} failed on {failure.prompt_id}, completion {failure.index}: {failure.error}"
+    place = f"{failure.prompt_id}, completion {failure.index}"
+    return f"reward {failure.function} failed on {place}: {failure.error}"

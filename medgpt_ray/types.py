@@ -50,7 +50,7 @@ class Completion:
     token_ids: tuple[int, ...]
     """[T] with the end-of-turn token when the model emitted it."""
     log_probs: tuple[float, ...]
-    """[T] the engine's own log-prob of each sampled token, at the sampling temperature 1."""
+    """[T] the engine's own log-prob of each sampled token, at the sampling temperature."""
     text: str
     """Decoded without special tokens: what rewards see."""
     finish_reason: FinishReason

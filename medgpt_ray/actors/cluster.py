@@ -50,9 +50,7 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def start_roles(
-    config: RunConfig, total_updates: int, logs: Path
-) -> Iterator[Roles]:
+def start_roles(config: RunConfig, total_updates: int, logs: Path) -> Iterator[Roles]:
     """Place and start every role, learners and engines beside each other."""
     seconds = config.deadlines.start
     plan = without_memory(config)

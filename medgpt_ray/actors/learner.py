@@ -55,7 +55,13 @@ class LearnerWorker:
         from medgpt_ray.models.learner import Learner
 
         self.algorithm = ALGORITHMS[self.config.algorithm.name](self.config.algorithm)
-        self.learner = Learner(self.config.model, config, self.config.seed, total_updates)
+        self.learner = Learner(
+            self.config.model,
+            config,
+            temperature=self.config.rollout.temperature,
+            seed=self.config.seed,
+            total_updates=total_updates,
+        )
         return {"pid": os.getpid()}
 
     def connect(self, workers: list[Any]) -> None:
@@ -89,7 +95,7 @@ class LearnerWorker:
         """One update; `fields` of the sequences are the inputs of the algorithm's loss."""
         import torch
 
-        from medgpt_ray.models.loss import policy_loss
+        from medgpt_ray.actors.loss import policy_loss
 
         metrics = self.learner.step(batch, policy_loss(self.algorithm, normaliser))
         if torch.cuda.is_available():
@@ -105,7 +111,9 @@ class LearnerWorker:
         from medgpt_ray.models.export import save_model
 
         self.learner.save(Path(directory) / "learner")
-        save_model(self.learner.policy, self.config.model, Path(directory) / "model", self.rank == 0)
+        save_model(
+            self.learner.policy, self.config.model, Path(directory) / "model", self.rank == 0
+        )
 
     def load(self, directory: str) -> None:
         self.learner.load(Path(directory) / "learner")

@@ -27,7 +27,11 @@ class ReferenceWorker:
         torch.set_num_threads(config.learner.threads)
         self.config = config.learner
         self.device = torch.device("cuda" if config.learner.gpus else "cpu")
-        policy = Policy(load_frozen(config.model), self.config.projection_chunk_tokens)
+        policy = Policy(
+            load_frozen(config.model),
+            self.config.projection_chunk_tokens,
+            config.rollout.temperature,
+        )
         self.policy = policy.to(self.device)
 
     def ready(self) -> dict[str, int]:

@@ -1,11 +1,12 @@
 """Reward functions as Ray tasks: one that raises, hangs or dies costs its sample, never the run.
 
-A function gets its samples in one streaming task, which yields score after score. When a score does not
-come in time, or the process dies, that sample has failed; the task is killed and a new one goes on with
-the next sample.
+A function gets its samples in one streaming task, which hands over what it has every tenth of a
+second. When nothing comes in time, or the process dies, the task is killed and a new one goes on
+score by score: so the sample at fault is found, reported, and stepped over.
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,23 +18,34 @@ from medgpt_ray.types import Completion, Prompt, RewardFailure, Sample
 START_SECONDS = 120.0
 """For the process to start and the function to be imported."""
 
+HOLD_SECONDS = 0.1
+"""How long a task collects scores before it hands them over; each message costs some 10 ms."""
+
 Item = tuple[str, str, dict[str, Any]]
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _score(function_name: str, items: list[Item]) -> Iterator[float | str | None]:
-    """Yield None when ready, then a score, or what went wrong as text, for each item."""
+def _score(
+    function_name: str, items: list[Item], hold_seconds: float
+) -> Iterator[list[float | str]]:
+    """Yield [] when ready, then the next scores, each a number or what went wrong as text."""
     from medgpt_ray.rewards import resolve
 
     function = resolve(function_name)
-    yield None
+    yield []
+    scores: list[float | str] = []
+    handed_over = time.monotonic()
     for prompt, completion, row in items:
         try:
             score = float(function(prompt, completion, row))
-        except Exception as error:  # the user's code: reported with its prompt by the caller
-            yield f"{type(error).__name__}: {error}"
-            continue
-        yield score if math.isfinite(score) else f"returned {score}, not a finite number"
+        except Exception as error:  # noqa: BLE001  the user's code: reported by the caller
+            scores.append(f"{type(error).__name__}: {error}")
+        else:
+            scores.append(score if math.isfinite(score) else f"returned {score}, not finite")
+        if time.monotonic() - handed_over >= hold_seconds:
+            yield scores
+            scores, handed_over = [], time.monotonic()
+    yield scores
 
 
 class _Stream:
@@ -41,36 +53,37 @@ class _Stream:
 
     def __init__(self, reward: Reward, items: list[Item]) -> None:
         self.reward, self.items = reward, items
-        self._start(0)
+        self._start(0, HOLD_SECONDS)
 
-    def _start(self, first: int) -> None:
-        self._fresh = True
+    def _start(self, first: int, hold_seconds: float) -> None:
+        self._one_by_one = hold_seconds == 0
         self._task = _score.options(num_returns="streaming").remote(
-            self.reward.function, self.items[first:]
+            self.reward.function, self.items[first:], hold_seconds
         )
+        self._started = False
 
     def collect(self) -> list[float | str]:
         results: list[float | str] = []
         while len(results) < len(self.items):
-            if self._fresh:
-                started = self._next(START_SECONDS)
-                if started is not None:
-                    raise RuntimeError(f"reward {self.reward.function} did not start: {started}")
-                self._fresh = False
-            result = self._next(self.reward.timeout_s)
-            if isinstance(result, _Lost):
-                ray.cancel(self._task, force=True)
-                results.append(result.why)
-                self._start(len(results))
-            else:
-                assert result is not None
-                results.append(result)
+            if not self._started:
+                ready = self._next(START_SECONDS)
+                if isinstance(ready, _Lost):
+                    raise RuntimeError(f"reward {self.reward.function} did not start: {ready.why}")
+                self._started = True
+            scores = self._next(self.reward.timeout_s + HOLD_SECONDS)
+            if not isinstance(scores, _Lost):
+                results += scores
+                continue
+            ray.cancel(self._task, force=True)
+            if self._one_by_one:
+                results.append(scores.why)
+            self._start(len(results), hold_seconds=0)
         return results
 
-    def _next(self, seconds: float) -> "float | str | None | _Lost":
+    def _next(self, seconds: float) -> "list[float | str] | _Lost":
         ready, _ = ray.wait([self._task], timeout=seconds)
         if not ready:
-            return _Lost(f"no score within {seconds:g} s")
+            return _Lost(f"no score within {self.reward.timeout_s:g} s")
         try:
             return ray.get(next(self._task), timeout=60)  # type: ignore[no-any-return]
         except ray.exceptions.RayError as error:
@@ -82,9 +95,6 @@ class _Lost:
 
     def __init__(self, why: str) -> None:
         self.why = why
-
-    def __str__(self) -> str:
-        return self.why
 
 
 def score_completions(
@@ -111,9 +121,7 @@ def _sample(
     failure = None
     for reward, score in zip(rewards, scores, strict=True):
         if isinstance(score, str):
-            failure = failure or RewardFailure(
-                reward.function, prompt.id, completion.index, score
-            )
+            failure = failure or RewardFailure(reward.function, prompt.id, completion.index, score)
         else:
             parts[reward.function.partition(":")[2]] = score
             total += reward.weight * score

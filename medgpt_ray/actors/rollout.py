@@ -15,7 +15,8 @@ from medgpt_ray.types import Completion, Prompt, VersionSpan
 
 @ray.remote
 class RolloutWorker:
-    """Token ids in, token ids out, with the engine's log-probs and the policy version of every token.
+    """Token ids in, token ids out, with the engine's log-probs and the policy version of every
+    token.
 
     The engine starts with dummy weights: it is of use only after its first sync.
     """
@@ -41,8 +42,11 @@ class RolloutWorker:
             enforce_eager=not rollout.gpus,
             max_model_len=config.data.max_prompt_tokens + rollout.max_completion_tokens,
             max_num_seqs=rollout.max_concurrent_sequences,
+            # Completions of one prompt share its full cache blocks: on CPU the default of 128
+            # tokens is longer than most prompts, and 32 the smallest that the kernels take.
+            block_size=None if rollout.gpus else 32,
             kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30),
-            logprobs_mode="raw_logprobs",
+            logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             seed=config.seed,
             weight_transfer_config=WeightTransferConfig(backend=config.sync.backend),
@@ -56,7 +60,7 @@ class RolloutWorker:
     def generate(
         self, prompts: Sequence[Prompt], completions: int, seed: int, greedy: bool = False
     ) -> list[list[Completion]]:
-        """`completions` for each prompt, sampled at temperature 1 (or the greedy one).
+        """`completions` for each prompt, sampled (or the greedy one).
 
         `seed` makes the sampling repeatable: the engine draws from its process's generator, which
         starts anew here (vLLM's per-request seeds crash its CPU engine).
@@ -65,13 +69,15 @@ class RolloutWorker:
         from vllm import SamplingParams
 
         if self.version is None:
-            raise RuntimeError(f"rollout worker {self.number} was asked to generate before its sync")
+            raise RuntimeError(
+                f"rollout worker {self.number} was asked to generate before its sync"
+            )
         torch.manual_seed(seed)
         outputs = self.engine.generate(
             [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
             SamplingParams(
                 n=completions,
-                temperature=0.0 if greedy else 1.0,
+                temperature=0.0 if greedy else self.config.rollout.temperature,
                 logprobs=0,
                 max_tokens=self.config.rollout.max_completion_tokens,
                 stop_token_ids=self.stop_token_ids,

@@ -15,7 +15,8 @@ def wait(calls: Mapping[str, ray.ObjectRef], seconds: float, what: str) -> dict[
     """Results of the calls by the name of who was called.
 
     Raises:
-        RunFailed: someone failed (its error is chained) or did not answer within `seconds`; names who,
+        RunFailed: someone failed (its error is chained) or did not answer within `seconds`; names
+        who,
             and who had answered by then.
     """
     started = time.monotonic()

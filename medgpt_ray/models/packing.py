@@ -7,13 +7,13 @@ A group of G completions becomes one stretch of tokens, prompt first, completion
     tokens     p p p p a a a b b        positions  0 1 2 3 4 5 6 4 5
     segment    0 0 0 0 1 1 1 2 2        (a and b both continue after the prompt)
 
-A token attends to its own segment and to the prompt of its stretch, causally. Several stretches stand
-in one row of L tokens; attention never crosses them. So a group costs P + sum(T) tokens instead of
-G * P + sum(T), with the same log-probs.
+A token attends to its own segment and to the prompt of its stretch, causally. Several stretches
+stand in one row of L tokens; attention never crosses them. So a group costs P + sum(T) tokens
+instead of G * P + sum(T), with the same log-probs.
 """
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,7 +34,11 @@ class Sequence:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Tensors of one forward pass. `index` says which sequences of the batch it holds."""
+    """Tensors of one forward pass. `index` says which sequences of the batch it holds.
+
+    An `idle` one repeats the first sequence, to keep a rank without work in step; it counts
+    nothing.
+    """
 
     input_ids: Tensor  # [1, L]
     position_ids: Tensor  # [1, L]
@@ -44,6 +48,7 @@ class MicroBatch:
     sequence: Tensor  # [N] 0 .. S-1
     fields: dict[str, Tensor]  # name -> [N]
     index: tuple[int, ...]  # [S] positions of the sequences in the batch
+    idle: bool = False
 
     @property
     def tokens(self) -> int:
@@ -60,10 +65,17 @@ class MicroBatch:
     def to(self, device: torch.device) -> "MicroBatch":
         moved = {
             name: getattr(self, name).to(device)
-            for name in ("input_ids", "position_ids", "segments", "predict_at", "targets", "sequence")
+            for name in (
+                "input_ids",
+                "position_ids",
+                "segments",
+                "predict_at",
+                "targets",
+                "sequence",
+            )
         }
         fields = {name: values.to(device) for name, values in self.fields.items()}
-        return MicroBatch(**moved, fields=fields, index=self.index)
+        return MicroBatch(**moved, fields=fields, index=self.index, idle=self.idle)
 
 
 Stretch = list[int]
@@ -73,32 +85,30 @@ Stretch = list[int]
 def split(sequences: Seq[Sequence], max_tokens: int, ranks: int) -> list[list[list[Stretch]]]:
     """Cut a batch into micro-batches: [rank][micro-batch] -> stretches, balanced by tokens.
 
-    Every rank gets the same number of micro-batches (collectives run in each), and none is empty: a
-    rank without work is a `ValueError`, so a batch needs at least one sequence per rank.
+    Every rank gets the same number of micro-batches, because collectives run in each; where there
+    is not enough work, some are empty. ValueError when a sequence is longer than `max_tokens`.
     """
-    if len(sequences) < ranks:
-        raise ValueError(f"{len(sequences)} sequences cannot feed {ranks} learner ranks")
     longest = max(len(s.prompt_ids) + len(s.completion_ids) for s in sequences)
     if longest > max_tokens:
         raise ValueError(f"a sequence of {longest} tokens exceeds max_tokens_per_microbatch")
-    stretches = _stretches(sequences, max_tokens)
+    total = sum(_cost(stretch, sequences) for stretch in _stretches(sequences, max_tokens))
+    share = max(longest, min(max_tokens, -(-total // ranks)))  # a large group feeds several ranks
+    stretches = _stretches(sequences, share)
+    count = -(-total // (max_tokens * ranks))
     while True:
-        total = sum(_cost(s, sequences) for s in stretches)
-        least = -(-total // (max_tokens * ranks))
-        for count in range(max(1, least), len(stretches) // ranks + 1):
-            bins = _balance(stretches, sequences, count * ranks)
-            if all(sum(_cost(s, sequences) for s in bin) <= max_tokens for bin in bins):
-                return [bins[rank::ranks] for rank in range(ranks)]
-        stretches = _halve_largest(stretches, sequences)
+        bins = _balance(stretches, sequences, count * ranks)
+        if all(sum(_cost(s, sequences) for s in bin) <= max_tokens for bin in bins):
+            return [bins[rank::ranks] for rank in range(ranks)]
+        count += 1
 
 
-def _stretches(sequences: Seq[Sequence], max_tokens: int) -> list[Stretch]:
-    """Group by prompt, in order of appearance, none longer than `max_tokens`."""
+def _stretches(sequences: Seq[Sequence], limit: int) -> list[Stretch]:
+    """Group by prompt, in order of appearance, none longer than `limit` tokens."""
     open_stretch: dict[tuple[int, ...], Stretch] = {}
     stretches: list[Stretch] = []
     for index, sequence in enumerate(sequences):
         stretch = open_stretch.get(sequence.prompt_ids)
-        if stretch is None or _cost([*stretch, index], sequences) > max_tokens:
+        if stretch is None or _cost([*stretch, index], sequences) > limit:
             stretch = open_stretch[sequence.prompt_ids] = []
             stretches.append(stretch)
         stretch.append(index)
@@ -121,22 +131,10 @@ def _balance(stretches: list[Stretch], sequences: Seq[Sequence], bins: int) -> l
     return filled
 
 
-def _halve_largest(stretches: list[Stretch], sequences: Seq[Sequence]) -> list[Stretch]:
-    """Split the dearest stretch that has two members, so that more bins can be filled."""
-    divisible = [i for i, stretch in enumerate(stretches) if len(stretch) > 1]
-    if not divisible:
-        raise ValueError(
-            f"{len(stretches)} sequences cannot be cut into equal micro-batch counts within "
-            "max_tokens_per_microbatch: raise it or use fewer learner ranks"
-        )
-    largest = max(divisible, key=lambda i: _cost(stretches[i], sequences))
-    stretch = stretches[largest]
-    middle = len(stretch) // 2
-    return [*stretches[:largest], stretch[:middle], stretch[middle:], *stretches[largest + 1 :]]
-
-
 def collate(stretches: list[Stretch], sequences: Seq[Sequence]) -> MicroBatch:
-    """Lay the stretches of one micro-batch out as a row."""
+    """Lay the stretches of one micro-batch out as a row; without any, an idle one."""
+    if not stretches:
+        return replace(collate([[0]], sequences), idle=True)
     ids: list[int] = []
     positions: list[int] = []
     segments: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
 """A causal language model as token log-probs: forward pass, chunked projection, entropy.
 
-The [tokens x vocabulary] logits exist only for one chunk of completion tokens at a time, forward and
-backward; prompt tokens are never projected.
+The [tokens x vocabulary] logits exist only for one chunk of completion tokens at a time, forward
+and backward; prompt tokens are never projected.
 """
 
 from collections.abc import Iterable
@@ -18,22 +18,27 @@ from medgpt_ray.models.packing import MicroBatch
 class Policy(nn.Module):
     """Wraps an HF causal LM (or a PEFT model of one) for DeepSpeed and for frozen scoring.
 
-    `temperature` is fixed at 1: completions are sampled at temperature 1, so these log-probs are the
-    behaviour policy's.
+    Logits are divided by `temperature`, that of the sampling, so that the log-probs are those of
+    the distribution that completions are drawn from.
     """
 
-    def __init__(self, network: Any, chunk_tokens: int) -> None:
+    def __init__(self, network: Any, chunk_tokens: int, temperature: float) -> None:
         super().__init__()
         self.network = network
         self.chunk_tokens = chunk_tokens
+        self.temperature = temperature
 
     @property
     def causal_lm(self) -> Any:
         """The HF model itself, adapters injected."""
-        return self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network
+        return (
+            self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network
+        )
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] of the completion tokens, with gradient, and entropies [N] without; float32."""
+        """Log-probs [N] of the completion tokens, with gradient, and entropies [N] without;
+        float32.
+        """
         causal_lm = self.causal_lm
         hidden = causal_lm.get_decoder()(
             input_ids=micro.input_ids,
@@ -47,15 +52,22 @@ class Policy(nn.Module):
         for start in range(0, len(micro.targets), self.chunk_tokens):
             chunk = slice(start, start + self.chunk_tokens)
             one, two = checkpoint(
-                _project, head, hidden[chunk], micro.targets[chunk], use_reentrant=False
+                _project,
+                head,
+                hidden[chunk],
+                micro.targets[chunk],
+                self.temperature,
+                use_reentrant=False,
             )
             log_probs.append(one)
             entropies.append(two)
         return torch.cat(log_probs), torch.cat(entropies)
 
 
-def _project(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    logits = head(hidden).float()
+def _project(
+    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float() / temperature
     log_z = torch.logsumexp(logits, dim=-1)
     chosen = logits.gather(-1, targets[:, None])[:, 0] - log_z
     with torch.no_grad():
@@ -65,10 +77,12 @@ def _project(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, 
 
 @torch.no_grad()
 def score(policy: nn.Module, micros: Iterable[MicroBatch]) -> dict[int, np.ndarray]:
-    """Index of a sequence in its batch -> log-probs [T] float32; `policy` is called on micro-batches."""
+    """Index of a sequence in its batch -> log-probs [T] float32; `policy` is called on
+    micro-batches.
+    """
     scored = {}
     for micro in micros:
         values, _ = policy(micro)
-        for place, index in enumerate(micro.index):
+        for place, index in enumerate(() if micro.idle else micro.index):
             scored[index] = values[micro.sequence == place].float().cpu().numpy()
     return scored

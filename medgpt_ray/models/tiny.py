@@ -28,7 +28,9 @@ CHAT_TEMPLATE = (
 
 
 def write_tiny_model(directory: Path, seed: int = 0) -> Path:
-    """Write an HF directory: hidden 64, 2 layers, 2 heads, 1 KV head, tied embeddings, ~100k weights."""
+    """Write an HF directory: hidden 64, 2 layers, 2 heads, 1 KV head, tied embeddings, ~100k
+    weights.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -1,7 +1,8 @@
 """The policy's weights as an HF checkpoint would name them, one tensor at a time.
 
-Adapters are merged and quantised bases dequantised on the way out; the learner itself is never changed.
-Under ZeRO-3 each tensor is gathered, used and freed, so every rank must iterate in lockstep.
+Adapters are merged and quantised bases dequantised on the way out; the learner itself is never
+changed. Under ZeRO-3 each tensor is gathered, used and freed, so every rank must iterate in
+lockstep.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,12 +40,16 @@ def iterate(policy: Policy, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tensors(policy: Policy) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    seen = set()  # a tied head is the embedding, and is exported once
     for path, module in policy.causal_lm.named_modules():
         if "lora_" in path:
             continue
         adapted = hasattr(module, "lora_A")
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{path}.{name}".removeprefix(".")
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
             if full.endswith(".base_layer.weight"):
                 continue  # exported by the adapter layer around it, below
             yield (
@@ -71,6 +76,8 @@ def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach()
     with torch.no_grad(), _gathered([parameter]):
         return parameter.detach().clone()
 

@@ -2,8 +2,8 @@
 
 Both sides digest the same columns of every matrix (other columns at every version) and all of every
 vector, in the engine's dtype. The engine does not read its parameters: it multiplies one-hot rows
-through its own kernels, which gives the columns back exactly. So a stale copy that a kernel has packed
-away is caught as well as a tensor that never arrived.
+through its own kernels, which gives the columns back exactly. So a stale copy that a kernel has
+packed away is caught as well as a tensor that never arrived.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""What the shared-memory and the gloo backend have in common: buckets, and loading them into vLLM."""
+"""What the shared-memory and the gloo backend have in common: buckets, and loading them into
+vLLM.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""The learner's end of a weight sync: the policy as vLLM's `WeightSource`, and the engines' client."""
+"""The learner's end of a weight sync: the policy as vLLM's `WeightSource`, and the engines'
+client.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """Weight transfer through shared memory, for engines on the learner's host.
 
-The sender owns an anonymous memory file that the receivers map through its `/proc` entry, so nothing
-is left behind when the sender dies, and the size of /dev/shm does not matter.
+The sender owns an anonymous memory file that the receivers map through its `/proc` entry, so
+nothing is left behind when the sender dies, and the size of /dev/shm does not matter.
 """
 
 import mmap
@@ -9,7 +9,6 @@ import os
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
-import numpy as np
 import torch
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
@@ -56,11 +55,11 @@ class ShmReceiver(BucketReceiver):
     def receive_weights(self, update_info: BucketInfo) -> None:
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            memory = mmap.mmap(descriptor, update_info.nbytes, prot=mmap.PROT_READ)
+            # A private map: nobody writes to it, but torch wants a buffer that could be written.
+            memory = mmap.mmap(descriptor, update_info.nbytes, access=mmap.ACCESS_COPY)
         finally:
             os.close(descriptor)
-        bucket = np.frombuffer(memory, dtype=np.uint8)
-        self.load(torch.from_numpy(bucket), update_info.entries)
+        self.load(torch.frombuffer(memory, dtype=torch.uint8), update_info.entries)
 
     def shutdown(self) -> None:
         """Nothing is held between buckets."""

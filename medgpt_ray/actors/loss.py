@@ -13,9 +13,9 @@ from medgpt_ray.models.packing import MicroBatch
 def policy_loss(algorithm: Any, normaliser: Normaliser) -> LossFn:
     """The algorithm's loss over the micro-batch's fields.
 
-    `mask`, `advantage` and `rollout_log_probs` are always there; `old_log_probs` where more than one
-    update is made from a batch (else the current ones are the old ones), `reference_log_probs` where
-    the algorithm needs a reference.
+    `mask`, `advantage` and `rollout_log_probs` are always there; `old_log_probs` where more than
+    one update is made from a batch (else the current ones are the old ones), `reference_log_probs`
+    where the algorithm needs a reference.
     """
 
     def loss(

@@ -1,0 +1,187 @@
+"""GRPO, this system against TRL's GRPOTrainer: same model, prompts, group size, lengths, threads.
+
+    python -m benchmarks.grpo [--rounds 2] [--steps 3] [--output benchmarks/results/grpo.md]
+
+Every round runs each contender once, one after the other, in a process of its own. The first step
+of a run warms up and is not counted. TRL is not a dependency: pip install --no-deps trl==1.16.0
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from benchmarks import machine
+
+MODEL = "embedded:smollm2-135m-instruct"
+DATA = "configs/demo/data/notes_train.jsonl"
+SYSTEM = "Copy the answer from the note. Answer in one to five words."
+PARAMETERS = 134_515_008
+SECONDS = 3000
+
+
+@dataclass(frozen=True)
+class Shape:
+    prompts: int = 8
+    completions: int = 4
+    tokens: int = 64
+    threads: int = 2
+
+
+def ours(shape: Shape, steps: int, folder: Path, overrides: list[str]) -> dict[str, float]:
+    """`medgpt train` on the demo's configuration."""
+    command = [
+        str(Path(sys.executable).with_name("medgpt")),
+        "train",
+        "configs/demo/grpo.yaml",
+        f"output_dir={folder}/run",
+        f"steps={steps}",
+        "data.heldout=null",
+        f"algorithm.prompts_per_step={shape.prompts}",
+        f"algorithm.completions_per_prompt={shape.completions}",
+        f"rollout.max_completion_tokens={shape.tokens}",
+        "rollout.temperature=1.0",
+        f"rollout.threads={shape.threads}",
+        f"learner.threads={shape.threads}",
+        "checkpoint.every_steps=1000",
+        *overrides,
+    ]
+    with Peak() as peak:
+        subprocess.run(command, check=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines][1:]
+    step = mean(r["time/step"] for r in records)
+    busy = mean(r["time/generate"] + r["time/learn"] for r in records)
+    return {
+        "samples/s": shape.prompts * shape.completions / step,
+        "generate s": mean(r["time/generate"] for r in records),
+        "learn s": mean(r["time/learn"] for r in records),
+        "other share": 1 - busy / step,
+        "generated tokens": mean(r["tokens/generated"] for r in records),
+        "peak GiB": peak.gib,
+    }
+
+
+def trl(shape: Shape, steps: int, folder: Path, options: list[str]) -> dict[str, float]:
+    """`GRPOTrainer` in a process of its own; `options` are fields of GRPOConfig."""
+    command = [sys.executable, "-m", "benchmarks.trl_grpo", str(folder), str(steps), *options]
+    shaped = {"prompts": shape.prompts, "completions": shape.completions, "tokens": shape.tokens}
+    command.append(json.dumps({**shaped, "threads": shape.threads}))
+    with Peak() as peak:
+        subprocess.run(command, check=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
+    records = json.loads((folder / "trl.json").read_text())[1:]
+    step = mean(r["step"] for r in records)
+    return {
+        "samples/s": shape.prompts * shape.completions / step,
+        "generate s": mean(r["generate"] for r in records),
+        "learn s": mean(r["learn"] for r in records),
+        "other share": 1 - mean(r["generate"] + r["learn"] for r in records) / step,
+        "generated tokens": mean(r["tokens"] for r in records),
+        "peak GiB": peak.gib,
+    }
+
+
+class Peak:
+    """Largest drop of the machine's available memory, looked at every half second, in GiB."""
+
+    gib = 0.0
+
+    def __enter__(self) -> "Peak":
+        import threading
+
+        self._stop = threading.Event()
+        before = _available_gib()
+
+        def watch() -> None:
+            while not self._stop.wait(0.5):
+                self.gib = max(self.gib, before - _available_gib())
+
+        self._thread = threading.Thread(target=watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+
+def _available_gib() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(li for li in lines if li.startswith("MemAvailable")).split()[1]) / 2**20
+
+
+CONTENDERS = {
+    "medgpt, defaults (full)": (ours, []),
+    "TRL, defaults (full, float32)": (trl, []),
+    "medgpt, full, float32": (ours, ["model.dtype=float32", "rollout.dtype=float32"]),
+    "TRL, continuous batching": (trl, ["use_transformers_continuous_batching=true"]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=Shape.prompts)
+    parser.add_argument("--only", nargs="*", default=list(CONTENDERS))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/grpo.md"))
+    options = parser.parse_args()
+    shape = Shape(prompts=options.prompts)
+    about = machine.describe(shape.threads)
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
+    for number in range(options.rounds):
+        for name in options.only:
+            run, extra = CONTENDERS[name]
+            with tempfile.TemporaryDirectory() as folder:
+                result = run(shape, options.steps, Path(folder), extra)
+            results[name].append(result)
+            print(f"round {number + 1}  {name}: {result}", flush=True)
+            options.output.write_text(table(results, about, shape, options))
+
+
+def table(results: dict, about: str, shape: Shape, options: argparse.Namespace) -> str:
+    columns = ["samples/s", "generate s", "learn s", "other share", "generated tokens", "peak GiB"]
+    lines = [
+        "# GRPO: this system and TRL 1.16",
+        "",
+        f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.grpo --rounds {options.rounds} "
+        f"--steps {options.steps} --prompts {shape.prompts}`. {about}.",
+        "",
+        f"SmolLM2-135M-Instruct, {shape.prompts} prompts x {shape.completions} completions of at "
+        f"most {shape.tokens} tokens a step, {shape.threads} threads; mean of the steps after the "
+        "first, mean over rounds (range over rounds).",
+        "",
+        "| contender | " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for name, runs in results.items():
+        if runs:
+            cells = [_cell([run[column] for run in runs]) for column in columns]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *_ratios(results), ""])
+
+
+def _cell(values: list[float]) -> str:
+    middle = f"{mean(values):.3g}"
+    return middle if len(values) < 2 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
+
+
+def _ratios(results: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Ratios of samples/s, round by round, against TRL's defaults."""
+    base = results.get("TRL, defaults (full, float32)", [])
+    lines = []
+    for name, runs in results.items():
+        ratios = [a["samples/s"] / b["samples/s"] for a, b in zip(runs, base, strict=False)]
+        if ratios and name.startswith("medgpt"):
+            rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            lines.append(f"- {name}: {mean(ratios):.2f} times TRL's defaults (rounds: {rounds})")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

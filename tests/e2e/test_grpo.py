@@ -1,0 +1,129 @@
+"""Whole runs: driver, vLLM engine, DeepSpeed learner, Ray, with a tiny model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import records, steps, train, write_run
+
+from medgpt_ray.tracking.samples import read_samples
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve steps that share of vowels can be learned in."""
+    folder = tmp_path_factory.mktemp("learns")
+    config = write_run(
+        folder,
+        tiny_model,
+        steps=12,
+        algorithm={"prompts_per_step": 6, "completions_per_prompt": 6},
+        learner={"learning_rate": 0.01},
+        checkpoint={"every_steps": 4, "keep_last": 1},
+        evaluation={"every_steps": 4},
+    )
+    train(config)
+    return folder / "run"
+
+
+def test_the_reward_rises(run: Path) -> None:
+    rewards = [metrics["reward/mean"] for metrics in steps(run).values()]
+    assert len(rewards) == 12
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.15
+
+
+def test_learner_and_engine_agree_after_every_sync(run: Path) -> None:
+    for metrics in steps(run).values():
+        assert metrics["logprob_difference/max"] <= 1e-4
+        assert metrics["staleness/max"] == 0
+
+
+def test_every_sample_is_on_record_with_its_version(run: Path) -> None:
+    for step in range(1, 13):
+        samples = read_samples(run / "samples" / f"step_{step}.parquet")
+        assert len(samples) == 36
+        for sample in samples:
+            completion = sample.completion
+            assert [span.version for span in completion.versions] == [step - 1]
+            assert completion.versions[-1].end == len(completion.token_ids)
+            assert len(completion.log_probs) == len(completion.token_ids)
+            assert sample.reward == sample.reward_parts["vowels"]
+        mean = np.mean([sample.advantage for sample in samples])
+        assert mean == pytest.approx(0, abs=1e-5)
+
+
+def test_the_model_opens_in_transformers_and_is_the_policy(run: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    heldout = read_samples(run / "heldout" / "step_12.parquet")
+    for sample in heldout[:3]:
+        ids = torch.tensor([sample.prompt.token_ids])
+        answer = model.generate(ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :]
+        assert tokenizer.decode(answer, skip_special_tokens=True) == sample.completion.text
+
+
+def test_checkpoints_keep_the_last_and_the_best(run: Path) -> None:
+    heldout = {r["step"]: r["heldout/reward"] for r in records(run) if "heldout/reward" in r}
+    assert sorted(heldout) == [0, 4, 8, 12]
+    best = max(heldout, key=lambda step: heldout[step])
+    kept = {int(path.name.removeprefix("step_")) for path in (run / "checkpoints").iterdir()}
+    assert kept == {12, best} - {0}
+
+
+def test_report_logs_and_tensorboard_are_there(run: Path) -> None:
+    report = (run / "report.html").read_text()
+    assert "reward" in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    assert {path.name for path in (run / "logs").iterdir()} == {"policy-0.log", "rollout-0.log"}
+    assert list((run / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (
+            "stale",
+            {
+                "algorithm": {
+                    "max_staleness": 1,
+                    "minibatches_per_step": 2,
+                    "kl": {"coefficient": 0.05},
+                },
+                "sync": {"backend": "gloo", "bucket_mib": 1},
+                "rollout": {"workers": 2},
+            },
+        ),
+        (
+            "lora",
+            {
+                "model": {"adaptation": {"kind": "lora", "rank": 4}},
+                "algorithm": {
+                    "kl": {"coefficient": 0.05, "estimator": "k1", "placement": "reward"},
+                    "mask_truncated": True,
+                    "aggregation": "constant",
+                },
+                "learner": {"workers": 2, "zero_stage": 3},
+                "rollout": {"temperature": 0.7},
+            },
+        ),
+        ("qlora", {"model": {"adaptation": {"kind": "qlora", "rank": 4}}, "steps": 2}),
+    ],
+)
+def test_other_ways_to_run(tiny_model: Path, tmp_path: Path, name: str, changes: dict) -> None:
+    """Two engines over gloo with stale samples and a reference; LoRA on ZeRO-3; QLoRA."""
+    train(write_run(tmp_path, tiny_model, **changes))
+    metrics = list(steps(tmp_path / "run").values())
+    assert len(metrics) == changes.get("steps", 4)
+    for record in metrics:
+        assert np.isfinite(record["loss"])
+        assert record["grad_norm"] > 0
+    if name == "stale":
+        assert [record["staleness/max"] for record in metrics] == [0, 1, 1, 1]
+        assert metrics[-1]["kl"] > 0
+        assert metrics[0]["logprob_difference/max"] <= 1e-4
+        assert metrics[-1]["logprob_difference/max"] > 1e-4
+    else:
+        assert all(record["logprob_difference/max"] <= 1e-4 for record in metrics)

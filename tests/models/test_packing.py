@@ -1,0 +1,87 @@
+"""Packed rows give the log-probs of each sequence on its own, and cuts lose nothing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgpt_ray.config.schema import Model
+from medgpt_ray.models.load import load_frozen
+from medgpt_ray.models.packing import Sequence, collate, split
+from medgpt_ray.models.policy import Policy
+
+
+def sequences_of(groups: list[tuple[int, list[int]]]) -> list[Sequence]:
+    """Prompt length and completion lengths of each group -> sequences with distinct tokens."""
+    rng = np.random.default_rng(0)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in rng.integers(5, 260, count))
+
+    made = []
+    for prompt_length, lengths in groups:
+        prompt = tokens(prompt_length)
+        made += [Sequence(prompt, tokens(length)) for length in lengths]
+    return made
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model) -> Policy:
+    network = load_frozen(Model(path=str(tiny_model), dtype="float32"))
+    return Policy(network, chunk_tokens=5, temperature=0.5)
+
+
+@torch.no_grad()
+def test_packed_log_probs_equal_those_of_each_sequence_alone(policy: Policy) -> None:
+    batch = sequences_of([(7, [3, 1, 9]), (2, [4]), (12, [6, 6])])
+    (cut,) = split(batch, max_tokens=1000, ranks=1)
+    micro = collate(cut[0], batch)
+    log_probs, entropies = policy(micro)
+    for place, index in enumerate(micro.index):
+        prompt, completion = batch[index].prompt_ids, batch[index].completion_ids
+        logits = policy.network(torch.tensor([prompt + completion])).logits[0].double()
+        rows = logits[len(prompt) - 1 : -1].div(0.5).log_softmax(-1)
+        expected = rows.gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        entropy = -(rows.exp() * rows).sum(-1)
+        mine = micro.sequence == place
+        torch.testing.assert_close(log_probs[mine].double(), expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(entropies[mine].double(), entropy, atol=2e-5, rtol=0)
+
+
+def test_a_group_pays_for_its_prompt_once() -> None:
+    batch = sequences_of([(50, [2, 3, 4, 5])])
+    (cut,) = split(batch, max_tokens=64, ranks=1)
+    assert [collate(micro, batch).tokens for micro in cut] == [50 + 2 + 3 + 4 + 5]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(
+        st.tuples(st.integers(1, 12), st.lists(st.integers(1, 12), min_size=1, max_size=6)),
+        min_size=1,
+        max_size=8,
+    ),
+    ranks=st.integers(1, 3),
+)
+def test_every_sequence_is_in_one_micro_batch_and_none_is_too_long(
+    groups: list[tuple[int, list[int]]], ranks: int
+) -> None:
+    batch = sequences_of(groups)
+    cut = split(batch, max_tokens=40, ranks=ranks)
+    assert len({len(share) for share in cut}) == 1
+    micros = [collate(stretches, batch) for share in cut for stretches in share]
+    micros = [micro for micro in micros if not micro.idle]
+    assert all(0 < micro.tokens <= 40 for micro in micros)
+    assert sorted(i for micro in micros for i in micro.index) == list(range(len(batch)))
+
+
+def test_a_sequence_longer_than_a_micro_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_tokens_per_microbatch"):
+        split(sequences_of([(30, [11])]), max_tokens=40, ranks=1)
+
+
+def test_a_large_group_feeds_every_rank() -> None:
+    batch = sequences_of([(4, [20] * 6)])
+    cut = split(batch, max_tokens=1000, ranks=3)
+    assert [sum(len(stretch) for stretch in share[0]) for share in cut] == [2, 2, 2]

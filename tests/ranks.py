@@ -1,0 +1,105 @@
+"""Runs a learner group of plain processes: what a test does on one rank, without Ray."""
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SECONDS = 240
+
+
+def run_ranks(job: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
+    """`job(*arguments)` in each of `ranks` fresh processes with torch.distributed up."""
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    queue = context.Queue()
+    processes = [
+        context.Process(target=_rank, args=(job, rank, ranks, port, queue, arguments))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    answers = dict(queue.get(timeout=SECONDS) for _ in processes)
+    for process in processes:
+        process.join(SECONDS)
+        assert process.exitcode == 0, answers
+    return [answers[rank] for rank in range(ranks)]
+
+
+def _rank(
+    job: Callable[..., Any], rank: int, ranks: int, port: int, queue: Any, arguments: Any
+) -> None:
+    import os
+    import traceback
+
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cpu",
+        OMP_NUM_THREADS="1",
+    )
+    import deepspeed
+    import torch
+
+    torch.set_num_threads(1)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("gloo", verbose=False)
+    try:
+        queue.put((rank, job(*arguments)))
+    except BaseException:
+        queue.put((rank, traceback.format_exc()))
+        raise
+
+
+def make_batch() -> list[Any]:
+    """Twelve sequences of three prompts, with an advantage for each token."""
+    import numpy as np
+
+    from medgpt_ray.models.packing import Sequence
+
+    rng = np.random.default_rng(1)
+    batch = []
+    for length in (5, 9, 3):
+        prompt = tuple(int(t) for t in rng.integers(5, 260, length))
+        for count in (4, 7, 2, 6):
+            completion = tuple(int(t) for t in rng.integers(5, 260, count))
+            weights = rng.normal(size=count).astype(np.float32)
+            batch.append(Sequence(prompt, completion, {"weight": weights}))
+    return batch
+
+
+def weighted(log_probs: Any, entropies: Any, micro: Any) -> Any:
+    """A loss whose normaliser is the batch's 57 tokens."""
+    return -(log_probs * micro.fields["weight"]).sum() / 57, {"entropy": entropies.sum()}
+
+
+def learner(model: Path, stage: int, max_tokens: int = 400, kind: str = "full") -> Any:
+    from medgpt_ray.config import schema
+    from medgpt_ray.models.learner import Learner
+
+    adaptation = {
+        "full": schema.Full(),
+        "lora": schema.LoRA(rank=4),
+        "qlora": schema.QLoRA(rank=4),
+    }[kind]
+    return Learner(
+        schema.Model(path=str(model), dtype="float32", adaptation=adaptation),
+        schema.Learner(zero_stage=stage, learning_rate=1e-3, max_tokens_per_microbatch=max_tokens),
+        temperature=1.0,
+        seed=0,
+        total_updates=10,
+    )
+
+
+def exported_weights(learner: Any) -> dict[str, Any]:
+    import torch
+
+    from medgpt_ray.models.weights import iterate
+
+    return {name: tensor.numpy() for name, tensor in iterate(learner.policy, torch.float32)}

@@ -1,0 +1,136 @@
+"""Runs of the command `medgpt train` for the end-to-end tests, with the tiny model on real
+parts.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SECONDS = 280
+"""The longest a test waits for a run."""
+
+REWARDS = '''
+import os
+import time
+
+
+def vowels(prompt, completion, row):
+    """Share of vowels: learnable within a few steps by a model that knows nothing."""
+    return sum(letter in "aeiou" for letter in completion.lower()) / max(len(completion), 1)
+
+
+def fragile(prompt, completion, row):
+    """Fails in every way a user's function can, each for one prompt of the data."""
+    if row["answer"] == "raise":
+        raise KeyError("no such thing")
+    if row["answer"] == "nan":
+        return float("nan")
+    if row["answer"] == "hang" :
+        time.sleep(3600)
+    if row["answer"] == "die":
+        os._exit(3)
+    return 1.0
+
+
+def slow(prompt, completion, row):
+    time.sleep(0.3)
+    return 0.5
+'''
+
+
+def write_run(folder: Path, model: Path, **overrides: Any) -> Path:
+    """A configuration with its data and rewards; returns the YAML file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tiny_rewards.py").write_text(REWARDS)
+    answers = overrides.pop("answers", [str(number) for number in range(12)])
+    rows = [{"question": f"Say {number} today.", "answer": a} for number, a in enumerate(answers)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "stage": "grpo",
+        "output_dir": str(folder / "run"),
+        "steps": 4,
+        "model": {"path": str(model), "dtype": "float32"},
+        "data": {
+            "train": str(folder / "train.jsonl"),
+            "heldout": str(folder / "train.jsonl"),
+            "max_prompt_tokens": 48,
+        },
+        "algorithm": {"prompts_per_step": 4, "completions_per_prompt": 4},
+        "rewards": [{"function": "tiny_rewards:vowels"}],
+        "learner": {"learning_rate": 0.003, "max_tokens_per_microbatch": 128},
+        "rollout": {"max_completion_tokens": 16, "kv_cache_gib": 0.05, "dtype": "float32"},
+        "checkpoint": {"every_steps": 2},
+        "cluster": {"cpus": 8},
+    }
+    merged = _merge(config, overrides)
+    (folder / "run.yaml").write_text(json.dumps(merged, indent=1))
+    return folder / "run.yaml"
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`medgpt train` in the folder of the configuration, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "medgpt_ray.cli", "train", str(config), *arguments],
+        cwd=config.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> tuple[int, str]:
+    """Exit status and output."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        raise AssertionError(f"still running after {seconds} s:\n{output}") from None
+    return process.returncode, output
+
+
+def train(config: Path, *arguments: str) -> str:
+    """A run that must succeed; returns its output."""
+    status, output = finish(start(config, *arguments))
+    assert status == 0, output
+    return output
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [record for line in lines if line.endswith("}") for record in [json.loads(line)]]
+
+
+def steps(run: Path) -> dict[int, dict[str, Any]]:
+    """Step -> training metrics, without those of the clock and the machine."""
+    volatile = ("time", "tokens_per_s/", "memory/")
+    return {
+        record["step"]: {k: v for k, v in record.items() if not k.startswith(volatile)}
+        for record in records(run)
+        if "loss" in record
+    }
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Until the metrics hold `step`; fails when the run ends before."""
+    deadline = time.monotonic() + SECONDS
+    while step not in steps(run):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline, f"step {step} never came"
+        time.sleep(0.05)
