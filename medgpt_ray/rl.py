@@ -25,7 +25,7 @@ from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.algos.advantages import zero_variance_groups
 from medgpt_ray.config.schema import RunConfig
 from medgpt_ray.data.prompts import PromptSource, read_prompts
-from medgpt_ray.evaluate import evaluate
+from medgpt_ray.evaluate import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, interruptible
 from medgpt_ray.models.load import load_tokenizer, with_machine_dtypes
 from medgpt_ray.models.packing import Sequence
@@ -103,7 +103,9 @@ class Controller:
         self.cursors: deque[dict] = deque()
         """Prompt cursor before each batch that is under way."""
         self.times: dict[str, float] = {}
+        """Seconds of each phase since the last record."""
         self.learning = False
+        """From the first update of a step until the step is counted."""
 
     def run(self) -> None:
         self._sync()
@@ -113,13 +115,12 @@ class Controller:
         try:
             while self.step < self.config.steps:
                 began = time.monotonic()
-                self.times = {}
                 self._launch(flying)
                 groups = self._generate(flying)
                 metrics, samples = self._learn(groups)
-                self.step += 1
-                self._sync()
+                self._step_done()
                 self._record(metrics, samples, time.monotonic() - began)
+                self._sync()
                 self._evaluate_and_checkpoint()
         except Interrupted as stop:
             self._save_on_interrupt(stop)
@@ -199,9 +200,14 @@ class Controller:
             samples = batch.with_advantages(self.algorithm, samples, group, rewards)
             self.learning = True
             metrics |= self._update(samples, sequences, group)
-            self.learning = False
         metrics["advantage/abs_mean"] = float(np.mean([abs(s.advantage) for s in samples]))
         return metrics, samples + failed
+
+    def _step_done(self) -> None:
+        """Learner, step count and cursor now tell the same story: a checkpoint may be made."""
+        self.step += 1
+        self.cursors.popleft()
+        self.learning = False
 
     def _with_log_probs(self, sequences: list[Sequence]) -> list[Sequence]:
         """Add the old and the reference log-probs where the algorithm or the updates need them."""
@@ -244,11 +250,13 @@ class Controller:
             self.roles.rollout.audit(self.step, digests)
 
     def _record(self, metrics: dict[str, float], samples: list[Sample], seconds: float) -> None:
-        metrics |= {f"time/{phase}": spent for phase, spent in self.times.items()}
-        metrics["time/step"] = seconds
-        metrics["time/other"] = seconds - sum(self.times.values())
-        metrics["tokens_per_s/generate"] = metrics["tokens/generated"] / self.times["generate"]
-        metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / self.times["learn"]
+        """Log the step. Its sync is the one that brought its policy to the engines."""
+        times, self.times = self.times, {}
+        metrics |= {f"time/{phase}": spent for phase, spent in times.items()}
+        metrics["time/step"] = seconds + times["sync"]
+        metrics["time/other"] = seconds - times["generate"] - times["reward"] - times["learn"]
+        metrics["tokens_per_s/generate"] = metrics["tokens/generated"] / times["generate"]
+        metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / times["learn"]
         metrics["policy_version"] = float(self.step)
         write_samples(self._samples_file(), samples)
         self.log.log(self.step, metrics)
@@ -264,7 +272,6 @@ class Controller:
         every = config.evaluation.every_steps
         if last or (every and self.step % every == 0):
             self._evaluate()
-        self.cursors.popleft()
         if last or self.step % config.checkpoint.every_steps == 0:
             self._checkpoint(config.deadlines.checkpoint)
 
@@ -304,12 +311,14 @@ class Controller:
         self.times["checkpoint"] = time.monotonic() - started
 
     def _save_on_interrupt(self, stop: Interrupted) -> None:
-        if self.learning or self.step in self.checkpoints.complete():
-            kept = self.checkpoints.latest()
-            self.console.notice(f"{stop}: the last checkpoint is {kept or 'none yet'}")
-            return
-        self.console.notice(f"{stop}: saving a checkpoint after step {self.step}")
-        self._checkpoint(seconds=7.0)
+        """In the middle of an update there is nothing whole to save: the last checkpoint stands."""
+        if not self.learning and self.step not in self.checkpoints.complete():
+            self.console.notice(f"{stop}: saving a checkpoint after step {self.step}")
+            try:
+                self._checkpoint(seconds=7.0)
+            except RunFailed as late:
+                self.console.notice(str(late))
+        self.console.notice(f"the last checkpoint is {self.checkpoints.latest() or 'none yet'}")
 
     def _finish(self) -> None:
         """The servable model and the report."""
@@ -318,6 +327,8 @@ class Controller:
         shutil.rmtree(self.run_directory.model, ignore_errors=True)
         shutil.copytree(latest / "model", self.run_directory.model)
         report = write_report(self.run_directory)
+        if self.heldout:
+            self.console.notice(before_and_after(self.run_directory))
         self.console.notice(f"model: {self.run_directory.model}\nreport: {report}")
 
     @contextmanager

@@ -43,7 +43,7 @@ def slow(prompt, completion, row):
 '''
 
 
-def write_run(folder: Path, model: Path, **overrides: Any) -> Path:
+def write_run(folder: Path, tiny: Path, **overrides: Any) -> Path:
     """A configuration with its data and rewards; returns the YAML file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny_rewards.py").write_text(REWARDS)
@@ -54,7 +54,7 @@ def write_run(folder: Path, model: Path, **overrides: Any) -> Path:
         "stage": "grpo",
         "output_dir": str(folder / "run"),
         "steps": 4,
-        "model": {"path": str(model), "dtype": "float32"},
+        "model": {"path": str(tiny), "dtype": "float32"},
         "data": {
             "train": str(folder / "train.jsonl"),
             "heldout": str(folder / "train.jsonl"),

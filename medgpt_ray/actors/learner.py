@@ -51,6 +51,7 @@ class LearnerWorker:
         # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed("nccl" if config.gpus else "gloo", verbose=False)
+        import medgpt_ray.actors.sync.sender  # noqa: F401  vLLM takes long: while the engines start
         from medgpt_ray.algos import ALGORITHMS
         from medgpt_ray.models.learner import Learner
 

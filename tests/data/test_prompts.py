@@ -173,7 +173,11 @@ def test_what_the_chat_template_refuses_is_the_rows_problem(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     strict = AutoTokenizer.from_pretrained(tiny_model)
-    strict.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('no system role') }}"
+        "{% endif %}x"
+    )
     row = {"messages": [{"role": "system", "content": "Be kind."}, TURN]}
     (problem,) = problems(tmp_path, strict, lines({"messages": [TURN]}, row))
     assert problem == ":2: messages: the model's chat template refuses them: no system role"

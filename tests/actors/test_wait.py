@@ -1,0 +1,80 @@
+"""Waiting on real Ray actors: results by name, failures and deadlines with a post-mortem."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from medgpt_ray.actors.wait import RunFailed, wait
+from medgpt_ray.config.schema import Reward
+from medgpt_ray.types import Completion, Prompt, VersionSpan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def work(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def fail(self) -> None:
+        raise ValueError("the cable is out")
+
+    def die(self) -> None:
+        import os
+
+        os._exit(1)
+
+
+def test_results_come_by_name() -> None:
+    one, two = Worker.remote(), Worker.remote()
+    calls = {"one": one.work.remote(0.2), "two": two.work.remote(0.0)}
+    assert wait(calls, 60, "work") == {"one": 0.2, "two": 0.0}
+
+
+def test_a_deadline_names_who_is_late_and_who_answered() -> None:
+    quick, slow = Worker.remote(), Worker.remote()
+    wait({"slow": slow.work.remote(0)}, 60, "start")
+    calls = {"quick": quick.work.remote(0), "slow": slow.work.remote(600)}
+    started = time.monotonic()
+    with pytest.raises(RunFailed, match=r"generation: no answer from slow within 5 s.*quick"):
+        wait(calls, 5, "generation")
+    assert time.monotonic() - started < 20
+
+
+def test_an_error_and_a_death_name_the_role() -> None:
+    with pytest.raises(RunFailed, match=r"learn: rank 1 failed: ValueError: the cable is out"):
+        wait({"rank 1": Worker.remote().fail.remote()}, 60, "learn")
+    with pytest.raises(RunFailed, match=r"learn: rank 0 failed"):
+        wait({"rank 0": Worker.remote().die.remote()}, 60, "learn")
+
+
+def test_scores_of_shipped_rewards_come_in_order_and_weighted() -> None:
+    from medgpt_ray.actors.rewards import score_completions
+
+    prompts = [
+        Prompt(f"f:{n}", ({"role": "user", "content": "dose?"},), (1,), {"answer": f"{n} mg"})
+        for n in range(40)
+    ]
+    groups = [
+        [
+            Completion(p.id, i, (5,), (-1.0,), text, "stop", (VersionSpan(0, 0, 1),))
+            for i, text in enumerate([p.row["answer"], "no idea"])
+        ]
+        for p in prompts
+    ]
+    rewards = [
+        Reward(function="medgpt_ray.rewards.text:token_f1", weight=2.0),
+        Reward(function="medgpt_ray.rewards.text:exact_match", weight=0.5),
+    ]
+    scored = score_completions(rewards, prompts, groups)
+    assert [[sample.reward for sample in group] for group in scored] == [[2.5, 0.0]] * 40
+    assert scored[7][0].prompt.id == "f:7"
+    assert scored[7][0].reward_parts == {"token_f1": 1.0, "exact_match": 1.0}
