@@ -20,7 +20,7 @@ from benchmarks import machine
 
 MODEL = "embedded:smollm2-135m-instruct"
 DATA = "configs/demo/data/notes_train.jsonl"
-SYSTEM = "Copy the answer from the note. Answer in one to five words."
+SYSTEM = "Copy the answer from the note, in one to five words, or write: not stated"
 PARAMETERS = 134_515_008
 SECONDS = 3000
 

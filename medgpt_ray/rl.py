@@ -303,9 +303,10 @@ class Controller:
         try:
             self.roles.learner.call("save", str(scratch), seconds=seconds)
             self.checkpoints.commit(self.step, state)
-        except BaseException:
-            self.checkpoints.discard(self.step)
-            raise
+        except RunFailed as failure:
+            raise RunFailed(f"{failure}{self.checkpoints.why_no_room()}") from failure
+        finally:
+            self.checkpoints.discard(self.step)  # nothing is left of it once it is committed
         best = self.best[1] if self.best and self.config.checkpoint.keep_best else None
         self.checkpoints.prune(self.config.checkpoint.keep_last, best)
         self.times["checkpoint"] = time.monotonic() - started

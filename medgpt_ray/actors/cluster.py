@@ -41,6 +41,8 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
     if address:
         ray.init(address=address, **quiet)
     else:
+        # Processes of reward functions outlive the pause between two steps.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
         cpus = config.cluster.cpus or os.cpu_count()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.schema import Reward
 from medgpt_ray.types import Completion, Prompt, RewardFailure, Sample
 
@@ -57,7 +58,11 @@ class _Stream:
 
     def _start(self, first: int, hold_seconds: float) -> None:
         self._one_by_one = hold_seconds == 0
-        self._task = _score.options(num_returns="streaming").remote(
+        options: dict[str, Any] = {"num_returns": "streaming"}
+        if self._one_by_one:
+            # Each score is here before the next sample begins: whoever dies then is to blame.
+            options["_generator_backpressure_num_objects"] = 1
+        self._task = _score.options(**options).remote(
             self.reward.function, self.items[first:], hold_seconds
         )
         self._started = False
@@ -65,16 +70,15 @@ class _Stream:
     def collect(self) -> list[float | str]:
         results: list[float | str] = []
         while len(results) < len(self.items):
-            if not self._started:
-                ready = self._next(START_SECONDS)
-                if isinstance(ready, _Lost):
-                    raise RuntimeError(f"reward {self.reward.function} did not start: {ready.why}")
-                self._started = True
-            scores = self._next(self.reward.timeout_s + HOLD_SECONDS)
+            limit = self.reward.timeout_s + HOLD_SECONDS if self._started else START_SECONDS
+            scores = self._next(limit)
             if not isinstance(scores, _Lost):
+                self._started = True
                 results += scores
                 continue
             ray.cancel(self._task, force=True)
+            if self._one_by_one and not self._started:
+                raise RunFailed(f"reward {self.reward.function} did not start: {scores.why}")
             if self._one_by_one:
                 results.append(scores.why)
             self._start(len(results), hold_seconds=0)

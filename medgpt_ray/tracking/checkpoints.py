@@ -55,6 +55,21 @@ class Checkpoints:
         """Remove the scratch directory of a checkpoint that failed."""
         shutil.rmtree(self.folder / f".step_{step}.tmp", ignore_errors=True)
 
+    def why_no_room(self) -> str:
+        """A sentence when the disk has less room than the latest checkpoint took, else nothing.
+
+        Writers deep in a library fail on a full disk with errors that do not say so.
+        """
+        free = shutil.disk_usage(self.folder).free
+        latest = self.latest()
+        needed = _size(latest) if latest else 2**20
+        if free >= needed:
+            return ""
+        return (
+            f". No space left on device: {self.folder} has {free / 2**20:.0f} MiB free, a checkpoint "
+            f"takes about {needed / 2**20:.0f} MiB; free some, or lower checkpoint.keep_last"
+        )
+
     def prune(self, keep_last: int, best: int | None) -> None:
         """Delete all but the newest `keep_last` and the `best` step."""
         complete = self.complete()
@@ -78,6 +93,10 @@ def _is_complete(path: Path) -> bool:
         (path / name).is_file() and (path / name).stat().st_size == size
         for name, size in sizes.items()
     )
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _flush(path: Path) -> None:

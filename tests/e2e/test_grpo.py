@@ -5,26 +5,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import records, steps, train, write_run
+from runs import finish, records, start, steps, train, wait_for_step, write_run
 
 from medgpt_ray.tracking.samples import read_samples
+
+
+LEARNS = {
+    "steps": 20,
+    "algorithm": {"prompts_per_step": 6, "completions_per_prompt": 6},
+    "learner": {"learning_rate": 0.01, "zero_stage": 2},
+    "checkpoint": {"every_steps": 5, "keep_last": 1},
+    "evaluation": {"every_steps": 5},
+}
 
 
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty steps that share of vowels can be learned in."""
     folder = tmp_path_factory.mktemp("learns")
-    config = write_run(
-        folder,
-        tiny_model,
-        steps=20,
-        algorithm={"prompts_per_step": 6, "completions_per_prompt": 6},
-        learner={"learning_rate": 0.01},
-        checkpoint={"every_steps": 5, "keep_last": 1},
-        evaluation={"every_steps": 5},
-    )
-    train(config)
+    train(write_run(folder, tiny_model, **LEARNS))
     return folder / "run"
+
+
+def kill_and_resume(folder: Path, tiny_model: Path, settings: dict, step: int) -> None:
+    """The same run, killed with its driver after `step`, and resumed."""
+    config = write_run(folder, tiny_model, **settings)
+    process = start(config)
+    wait_for_step(process, folder / "run", step)
+    process.kill()
+    finish(process)
+    assert "resumed after step" in train(config, "--resume")
+
+
+def test_a_killed_run_goes_on_exactly(run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """One rank, ZeRO-2, with held-out evaluations."""
+    kill_and_resume(tmp_path, tiny_model, LEARNS, step=7)
+    assert steps(tmp_path / "run") == steps(run)
+    scores = [
+        {r["step"]: r["heldout/reward"] for r in records(folder) if "heldout/reward" in r}
+        for folder in (tmp_path / "run", run)
+    ]
+    assert scores[0] == scores[1]
 
 
 def test_the_reward_rises(run: Path) -> None:
@@ -102,7 +123,6 @@ def test_report_logs_and_tensorboard_are_there(run: Path) -> None:
                 "model": {"adaptation": {"kind": "lora", "rank": 4}},
                 "algorithm": {
                     "kl": {"coefficient": 0.05, "estimator": "k1", "placement": "reward"},
-                    "mask_truncated": True,
                     "aggregation": "constant",
                 },
                 "learner": {"workers": 2, "zero_stage": 3},
@@ -127,3 +147,6 @@ def test_other_ways_to_run(tiny_model: Path, tmp_path: Path, name: str, changes:
         assert metrics[-1]["logprob_difference/max"] > 1e-4
     else:
         assert all(record["logprob_difference/max"] <= 1e-4 for record in metrics)
+    if name == "lora":  # two ranks, ZeRO-3
+        kill_and_resume(tmp_path / "killed", tiny_model, changes, step=3)
+        assert steps(tmp_path / "killed" / "run") == steps(tmp_path / "run")

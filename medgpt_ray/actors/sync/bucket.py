@@ -76,9 +76,11 @@ class BucketReceiver(WeightTransferEngine[Any, Any]):
 
     def load(self, bucket: Tensor, entries: list[Entry]) -> None:
         """Copy the bucket's tensors into the model; nothing refers to the bucket afterwards."""
+        self.model.load_weights(self._unpack(bucket, entries))
+
+    def _unpack(self, bucket: Tensor, entries: list[Entry]) -> Iterator[tuple[str, Tensor]]:
         for name, dtype_name, shape, offset in entries:
             dtype = getattr(torch, dtype_name)
             end = offset + _nbytes(dtype, tuple(shape))
             # The reload keeps tensors until their layer is complete: give it a copy of its own.
-            tensor = bucket[offset:end].clone().view(dtype).view(shape).to(self.device)
-            self.model.load_weights([(name, tensor)])
+            yield name, bucket[offset:end].clone().view(dtype).view(shape).to(self.device)
