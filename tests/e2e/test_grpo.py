@@ -9,7 +9,6 @@ from runs import finish, records, start, steps, train, wait_for_step, write_run
 
 from medgpt_ray.tracking.samples import read_samples
 
-
 LEARNS = {
     "steps": 20,
     "algorithm": {"prompts_per_step": 6, "completions_per_prompt": 6},
