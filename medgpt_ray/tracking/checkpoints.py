@@ -66,8 +66,9 @@ class Checkpoints:
         if free >= needed:
             return ""
         return (
-            f". No space left on device: {self.folder} has {free / 2**20:.0f} MiB free, a "
-            f"checkpoint takes about {needed / 2**20:.0f} MiB; free some, or lower checkpoint.keep_last"
+            f". No space left on device: {self.folder} has {free / 2**20:.0f} MiB free, and a "
+            f"checkpoint takes about {needed / 2**20:.0f} MiB; free some, or lower "
+            "checkpoint.keep_last"
         )
 
     def prune(self, keep_last: int, best: int | None) -> None:
