@@ -2,6 +2,9 @@
 SHELL := bash
 FLAVOUR := $(if $(GPU),gpu,cpu)
 
+# A run starts several processes that import the same large libraries: let them keep what they compile.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test lint
 
 setup:

@@ -132,7 +132,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/grpo.md"))
     options = parser.parse_args()
     shape = Shape(prompts=options.prompts)
-    about = machine.describe(shape.threads)
+    ceiling = machine.learning_ceiling(PARAMETERS, shape.threads)
+    about = (
+        f"{machine.describe(shape.threads)}. Ceiling of learning, by matmuls alone: {ceiling:.0f} "
+        "tokens/s"
+    )
     results: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
     for number in range(options.rounds):
         for name in options.only:

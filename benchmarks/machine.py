@@ -21,6 +21,11 @@ def matmul_gflops(dtype: torch.dtype, threads: int, seconds: float = 1.0) -> flo
     return max(rates)
 
 
+def learning_ceiling(parameters: int, threads: int) -> float:
+    """Tokens/s if learning were nothing but float32 matmuls at the measured rate: 6 flops a weight."""
+    return matmul_gflops(torch.float32, threads) * 1e9 / (6 * parameters)
+
+
 def describe(threads: int) -> str:
     with open("/proc/cpuinfo") as file:
         model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))

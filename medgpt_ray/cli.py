@@ -59,6 +59,7 @@ def train(
             rl.train(loaded.config, loaded.source, resume)
         except rl.STOPS as stop:
             print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
+            print(f"logs of every role: {loaded.config.output_dir}/logs", file=sys.stderr)
             raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from medgpt_ray.actors.rewards import score_completions
 from medgpt_ray.actors.rollout import RolloutPool
+from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.schema import RunConfig
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.tracking.samples import read_samples
@@ -16,12 +17,14 @@ def evaluate(
 ) -> tuple[list[Sample], dict[str, float]]:
     """Score the engines' current policy on prompts it never trains on.
 
-    Failed rewards stay in the samples and out of the score. ValueError when all failed.
+    Failed rewards stay in the samples and out of the score; `RunFailed` when all failed.
     """
     completions = pool.start_generation(prompts, 1, seed=config.seed, greedy=True).result()
     groups = score_completions(config.rewards, prompts, completions)
     samples = [sample for group in groups for sample in group]
     scored = [sample for sample in samples if not sample.failure]
+    if not scored:
+        raise RunFailed(f"held-out evaluation: every reward failed: {samples[0].failure}")
     interval = bootstrap_interval([sample.reward for sample in scored])
     metrics = {
         "heldout/reward": interval.mean,

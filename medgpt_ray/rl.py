@@ -272,7 +272,8 @@ class Controller:
         every = config.evaluation.every_steps
         if last or (every and self.step % every == 0):
             self._evaluate()
-        if last or self.step % config.checkpoint.every_steps == 0:
+        new_best = config.checkpoint.keep_best and self.best and self.best[1] == self.step
+        if last or new_best or self.step % config.checkpoint.every_steps == 0:
             self._checkpoint(config.deadlines.checkpoint)
 
     def _evaluate(self) -> None:
