@@ -22,7 +22,7 @@ def matmul_gflops(dtype: torch.dtype, threads: int, seconds: float = 1.0) -> flo
 
 
 def learning_ceiling(parameters: int, threads: int) -> float:
-    """Tokens/s if learning were nothing but float32 matmuls at the measured rate: 6 flops a weight."""
+    """Tokens/s if learning were float32 matmuls alone, at the measured rate: 6 flops a weight."""
     return matmul_gflops(torch.float32, threads) * 1e9 / (6 * parameters)
 
 
