@@ -9,6 +9,10 @@ from types import FrameType
 class Interrupted(BaseException):
     """The user or the scheduler asked the run to stop."""
 
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -17,7 +21,7 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
+        raise Interrupted(number)
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

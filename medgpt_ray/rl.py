@@ -6,6 +6,7 @@ tagged with the policy version of its tokens.
 """
 
 import shutil
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,8 +28,9 @@ from medgpt_ray.config.schema import RunConfig
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.evaluate import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, interruptible
-from medgpt_ray.models.load import load_tokenizer, with_machine_dtypes
+from medgpt_ray.models.load import load_tokenizer, on_this_machine
 from medgpt_ray.models.packing import Sequence
+from medgpt_ray.step_metrics import average, failure_line, per_token, sample_metrics
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
 from medgpt_ray.tracking.metrics import MetricsLog
@@ -44,12 +46,13 @@ def train(config: RunConfig, source: str, resume: bool) -> None:
     Raises `RunFailed` with a post-mortem when a role fails or misses a deadline, `Interrupted` on
     SIGINT or SIGTERM after leaving a checkpoint.
     """
+    path = Path(config.output_dir).resolve()  # actors may have another working directory
     run = (
-        RunDirectory.open(config.output_dir)
+        RunDirectory.open(path)
         if resume
-        else RunDirectory.create(config.output_dir, config, source, parent=None)
+        else RunDirectory.create(path, config, source, parent=None)
     )
-    config = with_machine_dtypes(config)
+    config = on_this_machine(config)
     checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
     done = read_state(checkpoint)["step"] if checkpoint else 0
     tokenizer = load_tokenizer(config.model.path)
@@ -63,8 +66,8 @@ def train(config: RunConfig, source: str, resume: bool) -> None:
         stack.callback(log.close)
         run.discard_after(done if checkpoint else -1)
         console.phase("starting Ray, the learner and the rollout engines")
-        stack.enter_context(ray_cluster(config))
         stack.enter_context(interruptible())
+        stack.enter_context(ray_cluster(config))
         updates = config.steps * config.algorithm.minibatches_per_step
         roles = stack.enter_context(start_roles(config, updates, run.logs))
         controller = Controller(
@@ -104,13 +107,12 @@ class Controller:
         """Prompt cursor before each batch that is under way."""
         self.times: dict[str, float] = {}
         """Seconds of each phase since the last record."""
-        self.learning = False
-        """From the first update of a step until the step is counted."""
+        self.busy = False
+        """Weights and step count do not belong together, or a checkpoint is being written."""
 
     def run(self) -> None:
         self._sync()
-        if self.step == 0:
-            self._evaluate()
+        self._evaluate()
         flying: deque[Generation] = deque()
         try:
             while self.step < self.config.steps:
@@ -177,17 +179,14 @@ class Controller:
         samples = [s for group in groups for s in group if not s.failure]
         failed = [s for group in groups for s in group if s.failure]
         for sample in failed:
-            self.console.notice(_failure_line(sample))
+            self.console.notice(failure_line(sample))
         if not samples:
-            raise RunFailed(
-                f"step {self.step + 1}: every reward failed, see {self._samples_file()}"
-            )
+            raise RunFailed(f"step {self.step + 1}: every reward failed, see the lines above")
         group = torch.tensor(
             [n for n, members in enumerate(groups) for s in members if not s.failure]
         )
         rewards = torch.tensor([s.reward for s in samples], dtype=torch.float64)
-        metrics = _sample_metrics(samples, failed, self.step)
-        metrics["zero_variance_groups"] = float(zero_variance_groups(rewards, group))
+        metrics = sample_metrics(samples, failed, self.step)
         with self._phase("learn"):
             sequences = self._with_log_probs(batch.to_sequences(samples))
             if self.config.algorithm.kl.placement == "reward" and self.algorithm.needs_reference:
@@ -198,8 +197,9 @@ class Controller:
                     [s.fields["reference_log_probs"] for s in sequences],
                 )
             samples = batch.with_advantages(self.algorithm, samples, group, rewards)
-            self.learning = True
+            self.busy = True
             metrics |= self._update(samples, sequences, group)
+        metrics["zero_variance_groups"] = float(zero_variance_groups(rewards, group))
         metrics["advantage/abs_mean"] = float(np.mean([abs(s.advantage) for s in samples]))
         return metrics, samples + failed
 
@@ -207,7 +207,7 @@ class Controller:
         """Learner, step count and cursor now tell the same story: a checkpoint may be made."""
         self.step += 1
         self.cursors.popleft()
-        self.learning = False
+        self.busy = False
 
     def _with_log_probs(self, sequences: list[Sequence]) -> list[Sequence]:
         """Add the old and the reference log-probs where the algorithm or the updates need them."""
@@ -238,8 +238,8 @@ class Controller:
                 config.rollout.max_completion_tokens,
             )
             result = self.roles.learner.call("step", update.sequences, update.normaliser)
-            sums.append(_per_token(result, update.tokens))
-        return _average(sums)
+            sums.append(per_token(result, update.tokens))
+        return average(sums)
 
     def _sync(self) -> None:
         """Every engine to the policy version of this step; audited before anything is generated."""
@@ -261,7 +261,7 @@ class Controller:
         write_samples(self._samples_file(), samples)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
-        if metrics["zero_variance_groups"] == self.config.algorithm.prompts_per_step:
+        if metrics["advantage/abs_mean"] == 0:
             self.console.notice(f"step {self.step}: no group has any variance in its rewards")
 
     def _samples_file(self) -> Path:
@@ -269,20 +269,21 @@ class Controller:
 
     def _evaluate_and_checkpoint(self) -> None:
         config, last = self.config, self.step == self.config.steps
-        every = config.evaluation.every_steps
-        if last or (every and self.step % every == 0):
-            self._evaluate()
+        self._evaluate()
         new_best = config.checkpoint.keep_best and self.best and self.best[1] == self.step
         if last or new_best or self.step % config.checkpoint.every_steps == 0:
             self._checkpoint(config.deadlines.checkpoint)
 
     def _evaluate(self) -> None:
-        if not self.heldout:
+        """At the start, at the end and every so many steps, unless a resumed run did it before."""
+        every = self.config.evaluation.every_steps
+        due = self.step in (0, self.config.steps) or (every and self.step % every == 0)
+        if not (due and self.heldout) or self.run_directory.heldout_file(self.step).exists():
             return
         self.console.phase("held-out evaluation")
         samples, metrics = evaluate(self.config, self.roles.rollout, self.heldout)
-        write_samples(self.run_directory.heldout_file(self.step), samples)
         self.log.log(self.step, metrics)
+        write_samples(self.run_directory.heldout_file(self.step), samples)
         self.console.heldout(self.step, metrics)
         score = metrics["heldout/reward"]
         if self.best is None or score > self.best[0]:
@@ -294,6 +295,7 @@ class Controller:
         """
         started = time.monotonic()
         self.console.phase("checkpoint")
+        self.busy = True
         scratch = self.checkpoints.begin(self.step)
         state = {
             "step": self.step,
@@ -303,31 +305,41 @@ class Controller:
         }
         try:
             self.roles.learner.call("save", str(scratch), seconds=seconds)
-            self.checkpoints.commit(self.step, state)
+            ranks = range(self.config.learner.workers)
+            needed = ["model/model.safetensors", *(f"learner/rng-{rank}.pt" for rank in ranks)]
+            self.checkpoints.commit(self.step, state, needed)
         except RunFailed as failure:
             raise RunFailed(f"{failure}{self.checkpoints.why_no_room()}") from failure
         finally:
             self.checkpoints.discard(self.step)  # nothing is left of it once it is committed
         best = self.best[1] if self.best and self.config.checkpoint.keep_best else None
         self.checkpoints.prune(self.config.checkpoint.keep_last, best)
+        self.busy = False
         self.times["checkpoint"] = time.monotonic() - started
 
     def _save_on_interrupt(self, stop: Interrupted) -> None:
-        """In the middle of an update there is nothing whole to save: the last checkpoint stands."""
-        if not self.learning and self.step not in self.checkpoints.complete():
+        """In the middle of an update there is nothing whole to save: the last checkpoint stands.
+
+        After Ctrl-C a user waits for the prompt; after SIGTERM the scheduler sets the limit.
+        """
+        seconds = 7.0 if stop.signal == signal.SIGINT else self.config.deadlines.checkpoint
+        if not self.busy and self.step not in self.checkpoints.complete():
             self.console.notice(f"{stop}: saving a checkpoint after step {self.step}")
             try:
-                self._checkpoint(seconds=7.0)
-            except RunFailed as late:
-                self.console.notice(str(late))
+                self._checkpoint(seconds)
+            except (RunFailed, OSError) as failure:
+                self.console.notice(str(failure))
         self.console.notice(f"the last checkpoint is {self.checkpoints.latest() or 'none yet'}")
 
     def _finish(self) -> None:
         """The servable model and the report."""
         latest = self.checkpoints.latest()
         assert latest is not None
-        shutil.rmtree(self.run_directory.model, ignore_errors=True)
-        shutil.copytree(latest / "model", self.run_directory.model)
+        copy = self.run_directory.path / ".model.tmp"
+        for old in (copy, self.run_directory.model):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(latest / "model", copy)
+        copy.rename(self.run_directory.model)
         report = write_report(self.run_directory)
         if self.heldout:
             self.console.notice(before_and_after(self.run_directory))
@@ -339,52 +351,3 @@ class Controller:
         started = time.monotonic()
         yield
         self.times[name] = self.times.get(name, 0.0) + time.monotonic() - started
-
-
-def _sample_metrics(samples: list[Sample], failed: list[Sample], version: int) -> dict[str, float]:
-    rewards = [s.reward for s in samples]
-    every = samples + failed
-    lengths = [len(s.completion.token_ids) for s in every]
-    ages = [version - s.completion.oldest_version for s in every]
-    parts = {
-        f"reward/{name}": float(np.mean([s.reward_parts[name] for s in samples]))
-        for name in samples[0].reward_parts
-    }
-    return parts | {
-        "reward/mean": float(np.mean(rewards)),
-        "reward/std": float(np.std(rewards)),
-        "completion_length/mean": float(np.mean(lengths)),
-        "completion_length/max": float(max(lengths)),
-        "truncated_share": float(np.mean([s.completion.truncated for s in every])),
-        "failed_samples": float(len(failed)),
-        "staleness/mean": float(np.mean(ages)),
-        "staleness/max": float(max(ages)),
-        "tokens/generated": float(sum(lengths)),
-    }
-
-
-PER_UPDATE = ("loss", "grad_norm", "learning_rate", "tokens/learned", "memory/learner_gib")
-
-
-def _per_token(sums: dict[str, float], tokens: int) -> dict[str, float]:
-    """Sums over tokens become means; maxima and what counts once an update stay."""
-    return {
-        name: value if name in PER_UPDATE or name.endswith("/max") else value / max(tokens, 1)
-        for name, value in sums.items()
-    }
-
-
-def _average(updates: list[dict[str, float]]) -> dict[str, float]:
-    """One step's metrics from those of its updates: largest of maxima, sum of tokens, else mean."""
-    combine = {
-        name: max if name.endswith("/max") else sum if name == "tokens/learned" else np.mean
-        for name in updates[0]
-    }
-    return {name: float(how([u[name] for u in updates])) for name, how in combine.items()}
-
-
-def _failure_line(sample: Sample) -> str:
-    failure = sample.failure
-    assert failure is not None
-    place = f"{failure.prompt_id}, completion {failure.index}"
-    return f"reward {failure.function} failed on {place}: {failure.error}"

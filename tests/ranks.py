@@ -79,22 +79,44 @@ def weighted(log_probs: Any, entropies: Any, micro: Any) -> Any:
     return -(log_probs * micro.fields["weight"]).sum() / 57, {"entropy": entropies.sum()}
 
 
-def learner(model: Path, stage: int, max_tokens: int = 400, kind: str = "full") -> Any:
+def learner(
+    model: Path,
+    stage: int,
+    max_tokens: int = 400,
+    kind: str = "full",
+    dtype: str = "float32",
+) -> Any:
+    """A learner that projects five tokens at a time; ZeRO-3 shards even the tiny tensors."""
     from medgpt_ray.config import schema
-    from medgpt_ray.models.learner import Learner
+    from medgpt_ray.models import learner as module
 
     adaptation = {
         "full": schema.Full(),
         "lora": schema.LoRA(rank=4),
         "qlora": schema.QLoRA(rank=4),
     }[kind]
-    return Learner(
-        schema.Model(path=str(model), dtype="float32", adaptation=adaptation),
-        schema.Learner(zero_stage=stage, learning_rate=1e-3, max_tokens_per_microbatch=max_tokens),
+    settings = module._deepspeed_config
+
+    def sharded(*arguments: Any) -> dict[str, Any]:
+        made = settings(*arguments)
+        made["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return made
+
+    module._deepspeed_config = sharded
+    made = module.Learner(
+        schema.Model(path=str(model), dtype=dtype, adaptation=adaptation),
+        schema.Learner(
+            zero_stage=stage,
+            learning_rate=1e-3,
+            max_tokens_per_microbatch=max_tokens,
+            projection_chunk_tokens=5,
+        ),
         temperature=1.0,
         seed=0,
         total_updates=10,
     )
+    module._deepspeed_config = settings
+    return made
 
 
 def exported_weights(learner: Any) -> dict[str, Any]:

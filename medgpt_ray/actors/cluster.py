@@ -61,7 +61,8 @@ def start_roles(config: RunConfig, total_updates: int, logs: Path) -> Iterator[R
     actors = _create(config, plan, group, logs)
     try:
         learners = LearnerGroup(actors["policy"], config)
-        address = ray.get(learners.workers[0].address.remote(), timeout=seconds)
+        first = {"learner rank 0": learners.workers[0].address.remote()}
+        address = wait(first, seconds, "starting the roles")["learner rank 0"]
         starting = {
             f"learner rank {rank}": worker.start.remote(address, total_updates)
             for rank, worker in enumerate(learners.workers)

@@ -27,11 +27,7 @@ class ReferenceWorker:
         torch.set_num_threads(config.learner.threads)
         self.config = config.learner
         self.device = torch.device("cuda" if config.learner.gpus else "cpu")
-        policy = Policy(
-            load_frozen(config.model),
-            self.config.projection_chunk_tokens,
-            config.rollout.temperature,
-        )
+        policy = Policy(load_frozen(config.model), config.rollout.temperature)
         self.policy = policy.to(self.device)
 
     def ready(self) -> dict[str, int]:
@@ -39,11 +35,12 @@ class ReferenceWorker:
 
     def log_probs(self, batch: Seq[Sequence]) -> list[np.ndarray]:
         """[T] float32 for each sequence."""
-        from medgpt_ray.models.packing import collate, split
+        from medgpt_ray.models.packing import micro_batches
         from medgpt_ray.models.policy import score
 
-        (cut,) = split(batch, self.config.max_tokens_per_microbatch, ranks=1)
-        scored = score(self.policy, [collate(s, batch).to(self.device) for s in cut])
+        limits = self.config.max_tokens_per_microbatch, self.config.projection_chunk_tokens
+        micros = micro_batches(batch, *limits)
+        scored = score(self.policy, [micro.to(self.device) for micro in micros])
         return [scored[index] for index in range(len(batch))]
 
 

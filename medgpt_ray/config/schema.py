@@ -83,15 +83,9 @@ class Kl(Section):
 
     coefficient: NonNegativeFloat = 0.0
     estimator: Literal["k1", "k2", "k3"] = "k3"
+    """In the loss every estimator gives its value, with the gradient of k2 straight through: the
+    only one whose expectation is the gradient of the KL."""
     placement: Literal["loss", "reward"] = "loss"
-
-    @model_validator(mode="after")
-    def _k1_has_no_loss_gradient(self) -> "Kl":
-        if self.coefficient > 0 and self.placement == "loss" and self.estimator == "k1":
-            raise ValueError(
-                "k1 in the loss has no KL gradient: use estimator k2 or k3, or placement: reward"
-            )
-        return self
 
 
 class NoCorrection(Section):

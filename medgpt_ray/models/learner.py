@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medgpt_ray.config import schema
 from medgpt_ray.models.load import load_policy
-from medgpt_ray.models.packing import MicroBatch, Sequence, collate, split
+from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
 from medgpt_ray.models.policy import Policy, score
 
 LossFn = Callable[[Tensor, Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
@@ -118,8 +118,9 @@ class Learner:
         return [merged[index] for index in range(len(sequences))]
 
     def _share(self, sequences: Seq[Sequence]) -> list[MicroBatch]:
-        cut = split(sequences, self.config.max_tokens_per_microbatch, self.ranks)
-        return [collate(stretches, sequences).to(self.device) for stretches in cut[self.rank]]
+        limits = self.config.max_tokens_per_microbatch, self.config.projection_chunk_tokens
+        micros = micro_batches(sequences, *limits, self.rank, self.ranks)
+        return [micro.to(self.device) for micro in micros]
 
     def _learning_rate(self, update: int) -> float:
         peak, warmup = self.config.learning_rate, self.config.warmup_steps
@@ -191,7 +192,7 @@ def _deepspeed_config(model: schema.Model, config: schema.Learner) -> dict[str, 
         # Micro-batch counts vary from step to step: step() is the boundary, not a fixed count.
         "managed_gradient_accumulation": False,
         "bf16": {"enabled": model.dtype == "bfloat16"},
-        **({"data_types": {"grad_accum_dtype": "fp32"}} if config.zero_stage in (1, 2) else {}),
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if config.zero_stage else {}),
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
         "gradient_clipping": 0.0 if plain else config.max_grad_norm,
         "optimizer": {

@@ -170,13 +170,16 @@ def _adapt(network: PreTrainedModel, adaptation: LoRA, seed: int) -> PreTrainedM
     )
 
 
-def with_machine_dtypes(config: RunConfig) -> RunConfig:
-    """The configuration with `auto` dtypes decided, once for all actors of the run."""
+def on_this_machine(config: RunConfig) -> RunConfig:
+    """The configuration with `auto` dtypes decided and the model's path absolute, once for all
+    actors of the run.
+    """
+    path = str(resolve_model(config.model.path).resolve())
     model = resolve_dtype(config.model.dtype, config.learner.gpus)
     rollout = resolve_dtype(config.rollout.dtype, config.rollout.gpus)
     return config.model_copy(
         update={
-            "model": config.model.model_copy(update={"dtype": model}),
+            "model": config.model.model_copy(update={"dtype": model, "path": path}),
             "rollout": config.rollout.model_copy(update={"dtype": rollout}),
         }
     )

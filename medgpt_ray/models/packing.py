@@ -48,6 +48,7 @@ class MicroBatch:
     sequence: Tensor  # [N] 0 .. S-1
     fields: dict[str, Tensor]  # name -> [N]
     index: tuple[int, ...]  # [S] positions of the sequences in the batch
+    chunks: int = 1  # to project the completion tokens in, the same number on every rank
     idle: bool = False
 
     @property
@@ -75,11 +76,31 @@ class MicroBatch:
             )
         }
         fields = {name: values.to(device) for name, values in self.fields.items()}
-        return MicroBatch(**moved, fields=fields, index=self.index, idle=self.idle)
+        return replace(self, **moved, fields=fields)
 
 
 Stretch = list[int]
 """Indices of sequences that share one prompt."""
+
+
+def micro_batches(
+    sequences: Seq[Sequence], max_tokens: int, chunk_tokens: int, rank: int = 0, ranks: int = 1
+) -> list[MicroBatch]:
+    """One rank's micro-batches. The n-th of every rank is projected in the same number of chunks of
+    at most `chunk_tokens` completion tokens: under ZeRO-3 each chunk gathers the head on all ranks.
+    """
+    cut = split(sequences, max_tokens, ranks)
+    mine = []
+    for together in zip(*cut, strict=True):
+        most = max(_completion_tokens(stretches, sequences) for stretches in together)
+        micro = collate(together[rank], sequences)
+        mine.append(replace(micro, chunks=-(-most // chunk_tokens)))
+    return mine
+
+
+def _completion_tokens(stretches: list[Stretch], sequences: Seq[Sequence]) -> int:
+    members = [i for stretch in stretches for i in stretch] or [0]  # the first one where idle
+    return sum(len(sequences[i].completion_ids) for i in members)
 
 
 def split(sequences: Seq[Sequence], max_tokens: int, ranks: int) -> list[list[list[Stretch]]]:

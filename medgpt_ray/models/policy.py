@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from medgpt_ray.models.packing import MicroBatch
 
+SCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
 
 class Policy(nn.Module):
     """Wraps an HF causal LM (or a PEFT model of one) for DeepSpeed and for frozen scoring.
@@ -22,10 +24,15 @@ class Policy(nn.Module):
     the distribution that completions are drawn from.
     """
 
-    def __init__(self, network: Any, chunk_tokens: int, temperature: float) -> None:
+    def __init__(self, network: Any, temperature: float) -> None:
         super().__init__()
+        for key in SCALED_LOGITS:
+            if getattr(network.config, key, None) not in (None, 1, 1.0):
+                raise ValueError(
+                    f"{network.config.model_type}: config.json sets {key}: logits are changed "
+                    "after the output head, which is not supported"
+                )
         self.network = network
-        self.chunk_tokens = chunk_tokens
         self.temperature = temperature
 
     @property
@@ -48,19 +55,15 @@ class Policy(nn.Module):
         ).last_hidden_state[0]
         hidden = hidden[micro.predict_at]
         head = causal_lm.get_output_embeddings()
-        log_probs, entropies = [], []
-        for start in range(0, len(micro.targets), self.chunk_tokens):
-            chunk = slice(start, start + self.chunk_tokens)
-            one, two = checkpoint(
-                _project,
-                head,
-                hidden[chunk],
-                micro.targets[chunk],
-                self.temperature,
-                use_reentrant=False,
+        projected = [
+            checkpoint(_project, head, states, targets, self.temperature, use_reentrant=False)
+            for states, targets in zip(
+                hidden.tensor_split(micro.chunks),
+                micro.targets.tensor_split(micro.chunks),
+                strict=True,
             )
-            log_probs.append(one)
-            entropies.append(two)
+        ]
+        log_probs, entropies = zip(*projected, strict=True)
         return torch.cat(log_probs), torch.cat(entropies)
 
 

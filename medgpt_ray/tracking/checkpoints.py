@@ -7,6 +7,7 @@ Everything is written under a temporary name, flushed to the disk, listed with i
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,20 @@ class Checkpoints:
         scratch.mkdir(parents=True)
         return scratch
 
-    def commit(self, step: int, state: dict[str, Any]) -> Path:
-        """Make the scratch directory of `step` durable and give it its name."""
+    def commit(self, step: int, state: dict[str, Any], needed: Sequence[str] = ()) -> Path:
+        """Make the scratch directory of `step` durable and give it its name.
+
+        FileNotFoundError when one of the `needed` files is not in it: its writer sees another disk.
+        """
         scratch = self.folder / f".step_{step}.tmp"
         files = sorted(path for path in scratch.rglob("*") if path.is_file())
-        for path in files:
+        for name in needed:
+            if not (scratch / name).is_file():
+                raise FileNotFoundError(
+                    f"{scratch / name} was not written: output_dir must be on a disk that every "
+                    "node of the cluster shares"
+                )
+        for path in (*files, *(path for path in scratch.rglob("*") if path.is_dir())):
             _flush(path)
         sizes = {str(path.relative_to(scratch)): path.stat().st_size for path in files}
         manifest = {"step": step, "state": state, "files": sizes}
@@ -78,6 +88,8 @@ class Checkpoints:
         for step, path in complete.items():
             if step not in keep:
                 shutil.rmtree(path)
+        for left_over in self.folder.glob(".step_*.tmp"):
+            shutil.rmtree(left_over)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from medgpt_ray.actors.sync.audit import WeightAuditError, compare
 from medgpt_ray.config.schema import Model
 from medgpt_ray.models.load import load_frozen
-from medgpt_ray.models.packing import Sequence, collate, split
+from medgpt_ray.models.packing import Sequence, micro_batches
 from medgpt_ray.models.policy import Policy, score
 
 BUCKET = 32 * 1024
@@ -76,7 +76,7 @@ def client(engine: Any) -> Client:
 
 @pytest.fixture
 def policy(tiny_model: Path) -> Policy:
-    return Policy(load_frozen(Model(path=str(tiny_model), dtype="float32")), 64, 0.7)
+    return Policy(load_frozen(Model(path=str(tiny_model), dtype="float32")), 0.7)
 
 
 @pytest.fixture
@@ -118,8 +118,7 @@ def largest_difference(engine: Any, policy: Policy, prompt_tokens: int = 200) ->
         batch.append(Sequence(prompt, ids))
         rows = zip(ids, output.outputs[0].logprobs, strict=True)
         sampled.append(np.array([row[token].logprob for token, row in rows]))
-    (cut,) = split(batch, 2000, 1)
-    mine = score(policy, [collate(stretches, batch) for stretches in cut])
+    mine = score(policy, micro_batches(batch, max_tokens=2000, chunk_tokens=64))
     return max(float(np.abs(mine[i] - values).max()) for i, values in enumerate(sampled))
 
 

@@ -108,14 +108,13 @@ def test_impossible_combinations_stand_at_the_line_of_what_they_name(tmp_path: P
 
 
 def test_a_combination_inside_a_section_stands_at_its_lines(tmp_path: Path) -> None:
-    text = MINIMAL + "algorithm:\n  kl:\n    coefficient: 0.1\n    estimator: k1\n"
+    text = MINIMAL + "algorithm:\n  rollout_correction:\n    kind: mask\n    low: 6\n"
     text += "  prompts_per_step: 4\n  minibatches_per_step: 3\n"
     found = problems(tmp_path, text)
     assert found == [
-        "run.yaml:13: algorithm.kl: k1 in the loss has no KL gradient: "
-        "use estimator k2 or k3, or placement: reward"
+        "run.yaml:13: algorithm.rollout_correction: low (6.0) must be less than high (5.0)"
     ]
-    found = problems(tmp_path, text, "algorithm.kl.estimator=k3")
+    found = problems(tmp_path, text, "algorithm.rollout_correction.low=1")
     assert found == [
         "run.yaml:15: algorithm: minibatches_per_step (3) must divide prompts_per_step (4)"
     ]

@@ -54,7 +54,6 @@ def test_the_minimal_run_is_valid_and_immutable() -> None:
             {"algorithm": {"rollout_correction": {"kind": "sequence_mask", "low": 2}}},
             "must be less than high",
         ),
-        ({"algorithm": {"kl": {"coefficient": 0.1, "estimator": "k1"}}}, "no KL gradient"),
     ],
 )
 def test_impossible_combinations(changes: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ def test_interrupt_leaves_a_checkpoint_and_no_process(tiny_model: Path, tmp_path
     process = start(config)
     wait_for_step(process, tmp_path / "run", 3)
     before = set(_ray_processes())
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     started = time.monotonic()
     status, output = finish(process, seconds=30)
     assert time.monotonic() - started < 10

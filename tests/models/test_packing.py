@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medgpt_ray.config.schema import Model
 from medgpt_ray.models.load import load_frozen
-from medgpt_ray.models.packing import Sequence, collate, split
+from medgpt_ray.models.packing import Sequence, collate, micro_batches, split
 from medgpt_ray.models.policy import Policy
 
 
@@ -29,14 +29,14 @@ def sequences_of(groups: list[tuple[int, list[int]]]) -> list[Sequence]:
 @pytest.fixture(scope="module")
 def policy(tiny_model) -> Policy:
     network = load_frozen(Model(path=str(tiny_model), dtype="float32"))
-    return Policy(network, chunk_tokens=5, temperature=0.5)
+    return Policy(network, temperature=0.5)
 
 
 @torch.no_grad()
 def test_packed_log_probs_equal_those_of_each_sequence_alone(policy: Policy) -> None:
     batch = sequences_of([(7, [3, 1, 9]), (2, [4]), (12, [6, 6])])
-    (cut,) = split(batch, max_tokens=1000, ranks=1)
-    micro = collate(cut[0], batch)
+    (micro,) = micro_batches(batch, max_tokens=1000, chunk_tokens=5)
+    assert micro.chunks == 6
     log_probs, entropies = policy(micro)
     for place, index in enumerate(micro.index):
         prompt, completion = batch[index].prompt_ids, batch[index].completion_ids
@@ -85,3 +85,11 @@ def test_a_large_group_feeds_every_rank() -> None:
     batch = sequences_of([(4, [20] * 6)])
     cut = split(batch, max_tokens=1000, ranks=3)
     assert [sum(len(stretch) for stretch in share[0]) for share in cut] == [2, 2, 2]
+
+
+def test_ranks_project_in_equally_many_chunks() -> None:
+    batch = sequences_of([(2, [12]), (12, [2])])
+    chunks = [
+        [micro.chunks for micro in micro_batches(batch, 14, 5, rank, ranks=2)] for rank in (0, 1)
+    ]
+    assert chunks == [[3], [3]]

@@ -67,3 +67,10 @@ def test_a_step_made_again_replaces_the_old_one(checkpoints: Checkpoints) -> Non
     checkpoints.commit(4, {"step": 4})
     files = json.loads((checkpoints.complete()[4] / "manifest.json").read_text())["files"]
     assert list(files) == ["other"]
+
+
+def test_a_checkpoint_that_lacks_a_needed_file_is_refused(checkpoints: Checkpoints) -> None:
+    (checkpoints.begin(1) / "other").write_text("x")
+    with pytest.raises(FileNotFoundError, match="every node"):
+        checkpoints.commit(1, {}, needed=["model/model.safetensors"])
+    assert checkpoints.latest() is None

@@ -86,7 +86,8 @@ class WeightSender:
         seconds: float,
     ) -> None:
         self.source = PolicySource(policy, dtype)
-        self.client = EngineClient(workers, seconds)
+        # Sooner than whoever waits for this rank, so that the engine at fault is named.
+        self.client = EngineClient(workers, 0.9 * seconds)
         self.engine = WeightTransferTrainerFactory.trainer_init(
             _init_info(sync, rank, len(workers) + 1, seconds),
             client=self.client,
@@ -123,4 +124,4 @@ def _init_info(sync: schema.Sync, rank: int, world_size: int, seconds: float) ->
         )
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-    return IPCTrainerInitInfo(rank=rank)
+    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=size, rank=rank)

@@ -1,0 +1,54 @@
+"""What the samples and the updates of one step amount to in numbers."""
+
+import numpy as np
+
+from medgpt_ray.types import Sample
+
+
+def sample_metrics(samples: list[Sample], failed: list[Sample], version: int) -> dict[str, float]:
+    rewards = [s.reward for s in samples]
+    every = samples + failed
+    lengths = [len(s.completion.token_ids) for s in every]
+    ages = [version - s.completion.oldest_version for s in every]
+    parts = {
+        f"reward/{name}": float(np.mean([s.reward_parts[name] for s in samples]))
+        for name in samples[0].reward_parts
+    }
+    return parts | {
+        "reward/mean": float(np.mean(rewards)),
+        "reward/std": float(np.std(rewards)),
+        "completion_length/mean": float(np.mean(lengths)),
+        "completion_length/max": float(max(lengths)),
+        "truncated_share": float(np.mean([s.completion.truncated for s in every])),
+        "failed_samples": float(len(failed)),
+        "staleness/mean": float(np.mean(ages)),
+        "staleness/max": float(max(ages)),
+        "tokens/generated": float(sum(lengths)),
+    }
+
+
+PER_UPDATE = ("loss", "grad_norm", "learning_rate", "tokens/learned", "memory/learner_gib")
+
+
+def per_token(sums: dict[str, float], tokens: int) -> dict[str, float]:
+    """Sums over tokens become means; maxima and what counts once an update stay."""
+    return {
+        name: value if name in PER_UPDATE or name.endswith("/max") else value / max(tokens, 1)
+        for name, value in sums.items()
+    }
+
+
+def average(updates: list[dict[str, float]]) -> dict[str, float]:
+    """One step's metrics from those of its updates: largest of maxima, sum of tokens, else mean."""
+    combine = {
+        name: max if name.endswith("/max") else sum if name == "tokens/learned" else np.mean
+        for name in updates[0]
+    }
+    return {name: float(how([u[name] for u in updates])) for name, how in combine.items()}
+
+
+def failure_line(sample: Sample) -> str:
+    failure = sample.failure
+    assert failure is not None
+    place = f"{failure.prompt_id}, completion {failure.index}"
+    return f"reward {failure.function} failed on {place}: {failure.error}"
