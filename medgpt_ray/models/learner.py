@@ -46,7 +46,7 @@ class Learner:
         self.updates = 0
         torch.manual_seed(seed + self.rank)
         self.device = torch.device("cuda") if config.gpus else torch.device("cpu")
-        self.policy = Policy(load_policy(model, seed), config.projection_chunk_tokens, temperature)
+        self.policy = Policy(load_policy(model, seed), temperature)
         self.policy.to(self.device)
         self.adapted = hasattr(self.policy.network, "peft_config")
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
