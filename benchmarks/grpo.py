@@ -167,7 +167,12 @@ def table(results: dict, about: str, shape: Shape, options: argparse.Namespace) 
         if runs:
             cells = [_cell([run[column] for run in runs]) for column in columns]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_ratios(results), ""])
+    remark = (
+        "TRL's learn time is its whole step without generation, so its other share reads 0. "
+        "Lengths are sampled, so generated tokens differ between contenders: compare tokens as "
+        "well as samples."
+    )
+    return "\n".join([*lines, "", *_ratios(results), "", remark, ""])
 
 
 def _cell(values: list[float]) -> str:
