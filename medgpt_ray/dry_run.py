@@ -19,7 +19,7 @@ from medgpt_ray.actors.plan import (
 )
 from medgpt_ray.config.document import to_yaml
 from medgpt_ray.config.loader import Loaded
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.types import Prompt
@@ -71,7 +71,7 @@ def describe(loaded: Loaded, resume: bool, console: Console) -> None:
     console.print(Text(resume_plan(Path(config.output_dir), resume)), soft_wrap=True)
 
 
-def arithmetic(config: RunConfig, prompts: int) -> list[str]:
+def arithmetic(config: GrpoRun, prompts: int) -> list[str]:
     """The numbers of a step and of the whole run; `prompts` is 0 where the data are unknown."""
     algorithm, learner, rollout = config.algorithm, config.learner, config.rollout
     samples = algorithm.prompts_per_step * algorithm.completions_per_prompt
@@ -104,7 +104,7 @@ def arithmetic(config: RunConfig, prompts: int) -> list[str]:
     return lines
 
 
-def rendered(prompt: Prompt, tokenizer: Any, config: RunConfig) -> Text:
+def rendered(prompt: Prompt, tokenizer: Any, config: GrpoRun) -> Text:
     """A row as the model sees it: the untrained prompt, and where the trained completion begins."""
     gold = prompt.row.get("answer", "none in this row")
     return Text.assemble(
@@ -141,7 +141,7 @@ def resume_plan(output_dir: Path, resume: bool) -> str:
     return text if resume else f"{text} Without --resume the run is refused."
 
 
-def _placement(config: RunConfig, facts: ModelFacts, console: Console) -> None:
+def _placement(config: GrpoRun, facts: ModelFacts, console: Console) -> None:
     planned = plan(config, facts)
     table = Table("", *(role.name for role in planned.roles))
     table.add_row("workers", *(str(role.workers) for role in planned.roles))

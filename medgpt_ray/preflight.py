@@ -26,7 +26,7 @@ from medgpt_ray.actors.plan import (
     without_memory,
 )
 from medgpt_ray.config.loader import ConfigError, load
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.tracking.rundir import RunDirectory
 
 RESUME_MAY_CHANGE = (
@@ -50,7 +50,7 @@ class PreflightError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def check(config: RunConfig, resume: bool) -> None:
+def check(config: GrpoRun, resume: bool) -> None:
     """Raise `PreflightError` with everything that keeps the run from starting.
 
     Loads the tokenizer and reads the data, but no weights (the embedded model is converted on its
@@ -68,7 +68,7 @@ def check(config: RunConfig, resume: bool) -> None:
         raise PreflightError(problems)
 
 
-def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
+def _output_directory(config: GrpoRun, resume: bool) -> Iterator[str]:
     run = RunDirectory(config.output_dir)
     if resume:
         yield from _resumable(config, run)
@@ -84,7 +84,7 @@ def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
         yield f"output_dir: {parent} cannot be written to"
 
 
-def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
+def _resumable(config: GrpoRun, run: RunDirectory) -> Iterator[str]:
     if not run.config.is_file():
         yield f"output_dir: {run.path} holds no run to resume: leave --resume out to start one"
         return
@@ -116,7 +116,7 @@ def _leaves(values: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
-def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
+def _model(config: GrpoRun) -> tuple[ModelFacts | None, Any, list[str]]:
     """Sizes and tokenizer of the model, None where there is a problem with them."""
     from medgpt_ray.models.load import ModelError, load_tokenizer, resolve_model
 
@@ -138,7 +138,7 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     return facts, tokenizer, problems
 
 
-def _data(config: RunConfig, tokenizer: Any) -> Iterator[str]:
+def _data(config: GrpoRun, tokenizer: Any) -> Iterator[str]:
     from medgpt_ray.data.prompts import DataError, read_prompts
 
     for path in filter(None, (config.data.train, config.data.heldout)):
@@ -151,7 +151,7 @@ def _data(config: RunConfig, tokenizer: Any) -> Iterator[str]:
             yield f"{path}: no such file (relative to {Path.cwd()})"
 
 
-def _rewards(config: RunConfig) -> Iterator[str]:
+def _rewards(config: GrpoRun) -> Iterator[str]:
     from medgpt_ray.rewards import RewardError, resolve
 
     for index, reward in enumerate(config.rewards):
@@ -161,7 +161,7 @@ def _rewards(config: RunConfig) -> Iterator[str]:
             yield f"rewards.{index}.function: {error}"
 
 
-def _resources(config: RunConfig) -> Iterator[str]:
+def _resources(config: GrpoRun) -> Iterator[str]:
     planned = without_memory(config)
     if address := _address(config):
         yield from _cluster(address, planned)
@@ -172,7 +172,7 @@ def _resources(config: RunConfig) -> Iterator[str]:
     yield from _too_many(planned, "gpus", len(local_gpus()), "this machine has")
 
 
-def _memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
+def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:
     if config.learner.zero_stage == 0 and width(config.model, config.learner.gpus) == 2:
         yield (
             f"learner.zero_stage: 0 keeps no float32 masters of bfloat16 weights (model.dtype "
@@ -189,7 +189,7 @@ def _memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
         )
 
 
-def _address(config: RunConfig) -> str | None:
+def _address(config: GrpoRun) -> str | None:
     """The cluster to connect to; inside `ray job submit` that of the job."""
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
 

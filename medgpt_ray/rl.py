@@ -24,7 +24,7 @@ from medgpt_ray.actors.sync.audit import WeightAuditError
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.algos.advantages import zero_variance_groups
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.evaluate import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, interruptible
@@ -40,7 +40,7 @@ from medgpt_ray.tracking.samples import write_samples
 from medgpt_ray.types import Sample
 
 
-def train(config: RunConfig, source: str, resume: bool) -> None:
+def train(config: GrpoRun, source: str, resume: bool) -> None:
     """Run or continue a training run; `source` is the text of the user's file.
 
     Raises `RunFailed` with a post-mortem when a role fails or misses a deadline, `Interrupted` on
@@ -88,7 +88,7 @@ class Controller:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: GrpoRun,
         run: RunDirectory,
         roles: Roles,
         console: Console,

@@ -90,3 +90,63 @@ class Sample:
     reward: float
     advantage: float = 0.0
     failure: RewardFailure | None = None
+
+
+Message = dict[str, Any]
+"""`{"role": "system" | "user" | "assistant" | "tool", "content": str}`; of an assistant that calls
+tools also `"tool_calls": [{"type": "function", "function": {"name": str, "arguments": dict}}]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A pre-training text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages of which the assistant's are learned; it ends with one of them.
+
+    Example: `Conversation(({"role": "user", "content": "?"}, {"role": "assistant", "content":
+    "!"}))`
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the functions that may be called, as OpenAI writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two ways to go on from one prompt, the first better."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    margin: float | None = None
+    """How much better, where the data say so."""
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One answer, judged good or bad."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    desirable: bool
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+Row = Document | Conversation | Preference | Labelled
+"""What a line of training data can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One tokenised sequence; `trained` tells the tokens that are learned."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    """Of the same length as `ids`; never true for the first token, which nothing predicts."""

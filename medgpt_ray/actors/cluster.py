@@ -16,7 +16,7 @@ from medgpt_ray.actors.plan import Plan, without_memory
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
 from medgpt_ray.actors.rollout import RolloutPool, RolloutWorker
 from medgpt_ray.actors.wait import wait
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 
 ROLES = {"policy": LearnerWorker, "reference": ReferenceWorker, "rollout": RolloutWorker}
 
@@ -31,7 +31,7 @@ class Roles:
 
 
 @contextmanager
-def ray_cluster(config: RunConfig) -> Iterator[None]:
+def ray_cluster(config: GrpoRun) -> Iterator[None]:
     """Connect to the configured cluster (or the one of a Ray job), or run one on this machine.
 
     A local cluster ends with the block, and with this process however that ends.
@@ -52,7 +52,7 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def start_roles(config: RunConfig, total_updates: int, logs: Path) -> Iterator[Roles]:
+def start_roles(config: GrpoRun, total_updates: int, logs: Path) -> Iterator[Roles]:
     """Place and start every role, learners and engines beside each other."""
     seconds = config.deadlines.start
     plan = without_memory(config)
@@ -83,7 +83,7 @@ def start_roles(config: RunConfig, total_updates: int, logs: Path) -> Iterator[R
         remove_placement_group(group)
 
 
-def _create(config: RunConfig, plan: Plan, group: Any, logs: Path) -> dict[str, list[Any]]:
+def _create(config: GrpoRun, plan: Plan, group: Any, logs: Path) -> dict[str, list[Any]]:
     actors: dict[str, list[Any]] = {}
     bundle = 0
     for role in plan.roles:
@@ -102,7 +102,7 @@ def _create(config: RunConfig, plan: Plan, group: Any, logs: Path) -> dict[str, 
     return actors
 
 
-def _environment(config: RunConfig, role: str) -> dict[str, str]:
+def _environment(config: GrpoRun, role: str) -> dict[str, str]:
     common = {"TOKENIZERS_PARALLELISM": "false"}
     if role == "rollout":
         return common | {

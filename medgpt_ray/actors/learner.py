@@ -11,7 +11,7 @@ import ray
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.wait import wait
 from medgpt_ray.algos.policy_loss import Normaliser
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.models.packing import Sequence
 
 
@@ -19,7 +19,7 @@ from medgpt_ray.models.packing import Sequence
 class LearnerWorker:
     """One rank. All ranks get the same calls with the same arguments, at the same time."""
 
-    def __init__(self, config: RunConfig, rank: int, log: str) -> None:
+    def __init__(self, config: GrpoRun, rank: int, log: str) -> None:
         log_to(log)
         self.config, self.rank = config, rank
         self.sender: Any = None
@@ -123,7 +123,7 @@ class LearnerWorker:
 class LearnerGroup:
     """Calls every rank and waits for all of them."""
 
-    def __init__(self, workers: list[Any], config: RunConfig) -> None:
+    def __init__(self, workers: list[Any], config: GrpoRun) -> None:
         self.workers, self.deadlines = workers, config.deadlines
 
     def call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from medgpt_ray.config.schema import Full, LoRA, Model, QLoRA, Rollout, RunConfig
+from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA, Rollout
 
 MIB = 2**20
 GIB = 2**30
@@ -147,7 +147,7 @@ class Plan:
         ]
 
 
-def plan(config: RunConfig, facts: ModelFacts) -> Plan:
+def plan(config: GrpoRun, facts: ModelFacts) -> Plan:
     """Roles, resources and memory of a run."""
     estimate = {"policy": _policy, "reference": _reference, "rollout": _rollout}
     return Plan(
@@ -158,7 +158,7 @@ def plan(config: RunConfig, facts: ModelFacts) -> Plan:
     )
 
 
-def without_memory(config: RunConfig) -> Plan:
+def without_memory(config: GrpoRun) -> Plan:
     """Roles and resources, which do not depend on the model.
 
     The reference has as many workers as the policy. Without a KL penalty there is none, and with
@@ -181,18 +181,18 @@ def width(section: Model | Rollout, gpus: float) -> int:
     return 2 if section.dtype == "bfloat16" else 4
 
 
-def kv_bytes_per_token(config: RunConfig, facts: ModelFacts) -> int:
+def kv_bytes_per_token(config: GrpoRun, facts: ModelFacts) -> int:
     """What one token takes in the KV cache of a rollout worker."""
     return facts.kv_numbers_per_token * width(config.rollout, config.rollout.gpus)
 
 
-def sync_buffer_bytes(config: RunConfig, facts: ModelFacts) -> int:
+def sync_buffer_bytes(config: GrpoRun, facts: ModelFacts) -> int:
     """Extra memory of a weight transfer: two buckets, or two of the largest tensor."""
     tensor = facts.largest_tensor * width(config.rollout, config.rollout.gpus)
     return 2 * max(config.sync.bucket_mib * MIB, tensor)
 
 
-def _policy(config: RunConfig, facts: ModelFacts) -> Memory:
+def _policy(config: GrpoRun, facts: ModelFacts) -> Memory:
     model, stage, ranks = config.model, config.learner.zero_stage, config.learner.workers
     size = width(model, config.learner.gpus)
     adapter, trained = 0, facts.parameters
@@ -209,14 +209,14 @@ def _policy(config: RunConfig, facts: ModelFacts) -> Memory:
     )
 
 
-def _reference(config: RunConfig, facts: ModelFacts) -> Memory:
+def _reference(config: GrpoRun, facts: ModelFacts) -> Memory:
     return Memory(
         weights=facts.parameters * width(config.model, config.learner.gpus),
         activations=_activations(config, facts, kept_layers=1, projections=2),
     )
 
 
-def _rollout(config: RunConfig, facts: ModelFacts) -> Memory:
+def _rollout(config: GrpoRun, facts: ModelFacts) -> Memory:
     rollout = config.rollout
     return Memory(
         weights=facts.parameters * width(rollout, rollout.gpus),
@@ -226,7 +226,7 @@ def _rollout(config: RunConfig, facts: ModelFacts) -> Memory:
     )
 
 
-def _base_bytes(config: RunConfig, facts: ModelFacts) -> int:
+def _base_bytes(config: GrpoRun, facts: ModelFacts) -> int:
     """The model without adapters. Quantised: 4 bits, and per 64 weights a scale of 8 bits.
     Embeddings, norms and the output head stay in the compute type."""
     size = width(config.model, config.learner.gpus)
@@ -236,7 +236,7 @@ def _base_bytes(config: RunConfig, facts: ModelFacts) -> int:
     return quantised // 2 + quantised // 64 + (facts.parameters - quantised) * size
 
 
-def _activations(config: RunConfig, facts: ModelFacts, kept_layers: int, projections: int) -> int:
+def _activations(config: GrpoRun, facts: ModelFacts, kept_layers: int, projections: int) -> int:
     """Bytes of one micro-batch: what each layer keeps (after arXiv 2205.05198, for gated MLPs and
     no stored attention scores), the attention mask, and a chunk of logits `projections` times."""
     tokens = config.learner.max_tokens_per_microbatch

@@ -9,7 +9,7 @@ import ray
 
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.wait import wait
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.models.packing import Sequence
 
 
@@ -17,7 +17,7 @@ from medgpt_ray.models.packing import Sequence
 class ReferenceWorker:
     """The policy's starting weights. LoRA runs need none: they switch the adapter off."""
 
-    def __init__(self, config: RunConfig, number: int, log: str) -> None:
+    def __init__(self, config: GrpoRun, number: int, log: str) -> None:
         import torch
 
         from medgpt_ray.models.load import load_frozen
@@ -47,7 +47,7 @@ class ReferenceWorker:
 class ReferencePool:
     """All reference workers; each scores a stretch of the batch."""
 
-    def __init__(self, workers: list[Any], config: RunConfig) -> None:
+    def __init__(self, workers: list[Any], config: GrpoRun) -> None:
         self.workers, self.seconds = workers, config.deadlines.learn
 
     def log_probs(self, batch: Seq[Sequence]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import ray
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.sync.audit import compare
 from medgpt_ray.actors.wait import RunFailed, wait
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.types import Completion, Prompt, VersionSpan
 
 
@@ -21,7 +21,7 @@ class RolloutWorker:
     The engine starts with dummy weights: it is of use only after its first sync.
     """
 
-    def __init__(self, config: RunConfig, number: int, log: str) -> None:
+    def __init__(self, config: GrpoRun, number: int, log: str) -> None:
         log_to(log)
         from vllm import LLM
         from vllm.config import WeightTransferConfig
@@ -135,7 +135,7 @@ class RolloutWorker:
 class RolloutPool:
     """All rollout workers. Prompts go round the workers in order, so a run can be repeated."""
 
-    def __init__(self, workers: list[Any], config: RunConfig) -> None:
+    def __init__(self, workers: list[Any], config: GrpoRun) -> None:
         self.workers, self.config = workers, config
 
     def start_generation(

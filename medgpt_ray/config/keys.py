@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.run import RunConfig
 
 ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 TYPES = {

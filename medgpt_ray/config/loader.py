@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from medgpt_ray.config import keys
 from medgpt_ray.config.document import COMMAND_LINE, Document
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.run import RunConfig
 
 
 class ConfigError(ValueError):

@@ -39,12 +39,18 @@ class LoRA(Section):
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank."""
+    dora: bool = False
+    """Weight-decomposed adapters (arXiv 2402.09353): a trained magnitude beside the direction."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules trained whole and kept beside the adapters, such as embed_tokens and lm_head."""
 
 
 class QLoRA(LoRA):
-    """LoRA on a 4-bit base: bitsandbytes' nf4 with double quantisation (arXiv 2305.14314)."""
+    """LoRA on a base quantised by bitsandbytes: 4 bits are nf4 with double quantisation (arXiv
+    2305.14314), 8 bits are LLM.int8() (arXiv 2208.07339)."""
 
     kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
+    bits: Literal[4, 8] = 4
 
 
 class Model(Section):
@@ -57,6 +63,8 @@ class Model(Section):
     adaptation: Annotated[Full | LoRA | QLoRA, Field(discriminator="kind")] = Full()
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
+    """flash_attention_2 needs a GPU and the package flash-attn; it is refused elsewhere."""
 
 
 class Data(Section):
@@ -175,6 +183,9 @@ class Learner(Section):
     """GPUs of each rank (0 or 1; a share where engine and learner live on one GPU)."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage (arXiv 1910.02054)."""
+    deepspeed: str | None = None
+    """JSON file of DeepSpeed settings, such as configs/deepspeed/zero2-offload.json, laid over
+    those made from this section. Its ZeRO stage must be `zero_stage`."""
     learning_rate: PositiveFloat = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: stay, or fall to zero at the last step."""
@@ -297,6 +308,3 @@ class GrpoRun(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-RunConfig = GrpoRun

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from medgpt_ray.config.schema import Full, LoRA, Model, QLoRA, RunConfig
+from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA
 
 EMBEDDED = "embedded:smollm2-135m-instruct"
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
@@ -170,7 +170,7 @@ def _adapt(network: PreTrainedModel, adaptation: LoRA, seed: int) -> PreTrainedM
     )
 
 
-def on_this_machine(config: RunConfig) -> RunConfig:
+def on_this_machine(config: GrpoRun) -> GrpoRun:
     """The configuration with `auto` dtypes decided and the model's path absolute, once for all
     actors of the run.
     """

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.run import RunConfig
 
 _STEP = re.compile(r"step_(\d+)(\.\w+)?")
 

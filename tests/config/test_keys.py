@@ -5,7 +5,7 @@ import json
 from pydantic import TypeAdapter
 
 from medgpt_ray.config import keys
-from medgpt_ray.config.schema import RunConfig
+from medgpt_ray.config.run import RunConfig
 
 BY_NAME = {key.name: key for key in keys.every_key()}
 
