@@ -79,11 +79,14 @@ def presets() -> None:
 
 @app.command()
 def schema(
+    stage: Annotated[
+        str | None, typer.Argument(help="Of this stage only: grpo, sft, ... (all of them).")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON schema, for editors and other programs.")
     ] = False,
 ) -> None:
-    """Print every key of a configuration: type, default, what it means."""
+    """Print every key of a configuration: type, default, where it exists, what it means."""
     from medgpt_ray.config import keys
 
     if as_json:
@@ -91,7 +94,9 @@ def schema(
 
         typer.echo(json.dumps(keys.json_schema(), indent=2))
         return
-    for key in keys.every_key():
+    if stage not in (None, *keys.stages()):
+        raise typer.BadParameter(f"{stage!r} is none of {', '.join(keys.stages())}")
+    for key in keys.every_key(stage):
         default = "required" if key.default is None else f"default {key.default}"
         facts = [key.type, default if key.default != "" else "", f"when {key.when}"]
         shown = [fact for fact in facts[: 3 if key.when else 2] if fact]

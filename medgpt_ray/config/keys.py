@@ -42,7 +42,8 @@ class Key:
     """As in a file; None for a required key, empty for a section, whose keys have their own."""
     doc: str
     when: str
-    """`kind: truncate` for a key that exists only in some variants of its section."""
+    """`kind: truncate` for a key that exists only in some variants of its section, `stage: sft` for
+    one of some stages only."""
 
 
 @cache
@@ -51,9 +52,17 @@ def json_schema() -> Node:
     return ADAPTER.json_schema()
 
 
-def every_key() -> list[Key]:
-    """All keys, sections before their content."""
-    return list(_keys(json_schema(), "", ""))
+def every_key(stage: str | None = None) -> list[Key]:
+    """All keys, sections before their content: of one stage, or of all."""
+    root = json_schema()
+    if stage is None:
+        return list(_inner(root, "", ""))
+    return list(_keys({"$ref": root["discriminator"]["mapping"][stage]}, "", ""))
+
+
+def stages() -> list[str]:
+    """What `stage` can be."""
+    return variants(json_schema())[1]
 
 
 def at(key: tuple[str | int, ...], tree: Any) -> Node | None:
@@ -137,23 +146,25 @@ def _keys(node: Node, prefix: str, when: str) -> Iterator[Key]:
             doc=child.get("description") or resolved.get("description", ""),
             when=when,
         )
-        yield from _inner(resolved, prefix + name, when)
+        yield from _inner(resolved, f"{prefix}{name}.", when)
 
 
-def _inner(node: Node, name: str, when: str) -> Iterator[Key]:
+def _inner(node: Node, prefix: str, when: str) -> Iterator[Key]:
     if "oneOf" in node:
         tag = node["discriminator"]["propertyName"]
+        mapping = node["discriminator"]["mapping"]
         found: dict[Key, list[str]] = {}
-        for value, reference in node["discriminator"]["mapping"].items():
-            for key in _keys({"$ref": reference}, f"{name}.", ""):
-                if key.name != f"{name}.{tag}":
+        for value, reference in mapping.items():
+            for key in _keys({"$ref": reference}, prefix, ""):
+                if key.name != prefix + tag:
                     found.setdefault(key, []).append(value)
         for key, values in found.items():
-            yield replace(key, when=f"{tag}: {' or '.join(values)}")
+            here = f"{tag}: {' or '.join(values)}" if len(values) < len(mapping) else ""
+            yield replace(key, when=", ".join(filter(None, (when, here, key.when))))
     elif node.get("type") == "array" and "items" in node:
-        yield from _keys(node["items"], f"{name}.N.", when)
+        yield from _keys(node["items"], f"{prefix}N.", when)
     else:
-        yield from _keys(node, f"{name}.", when)
+        yield from _keys(node, prefix, when)
 
 
 def _text(value: Any) -> str:

@@ -104,7 +104,7 @@ def _explain(error: ValidationError, values: Any) -> list[tuple[str, str]]:
             for line in str(item["ctx"]["error"]).splitlines():
                 problems[name, line] = None
         elif item["type"].startswith("union_tag"):
-            tag, valid = keys.variants(keys.at(location, None) or {})
+            tag, valid = keys.variants(keys.at(location, values) or {})
             found = _at(values, (*location, tag))
             problems[f"{name}.{tag}".lstrip("."), _expected(valid, found)] = None
         else:
@@ -120,7 +120,8 @@ def _unknown(location: tuple[str | int, ...], values: Any) -> str:
     if "." in str(name):
         return "unknown field: dotted keys are for the command line, nest sections in the file"
     siblings = keys.names(keys.at(tuple(parent), values) or {})
-    elsewhere = [key.name for key in keys.every_key() if key.name.endswith(f".{name}")]
+    stage = values.get("stage")
+    elsewhere = [key.name for key in keys.every_key(stage) if key.name.endswith(f".{name}")]
     meant = elsewhere or difflib.get_close_matches(str(name), siblings, n=1)
     if meant:
         return f"unknown field, did you mean {' or '.join(repr(key) for key in meant)}?"

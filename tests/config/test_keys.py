@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from medgpt_ray.config import keys
 from medgpt_ray.config.run import RunConfig
 
-BY_NAME = {key.name: key for key in keys.every_key()}
+BY_NAME = {key.name: key for key in keys.every_key("grpo")}
 
 
 def test_every_key_has_its_type_default_and_text() -> None:
@@ -35,7 +35,7 @@ def test_defaults_of_all_leaves_are_those_of_a_loaded_config() -> None:
         }
     )
     compared = 0
-    for key in keys.every_key():
+    for key in keys.every_key("grpo"):
         if key.default in (None, "") or key.when:
             continue
         value = config.model_dump(mode="json")
@@ -46,11 +46,26 @@ def test_defaults_of_all_leaves_are_those_of_a_loaded_config() -> None:
     assert compared > 40
 
 
+def test_of_all_stages_a_key_says_where_it_exists() -> None:
+    found = {(key.name, key.default): key.when for key in keys.every_key()}
+    assert found["output_dir", None] == ""
+    assert found["algorithm.rollout_correction.cap", "2.0"] == "stage: grpo, kind: truncate"
+    assert found["objective.margin", "1.0"] == "stage: dpo, kind: simpo"
+    assert found["learner.learning_rate", "1e-06"] == "stage: grpo"
+    assert found["learner.learning_rate", "5e-07"] == "stage: dpo or kto"
+
+
 def test_tags_of_unions_are_no_part_of_a_key() -> None:
-    assert keys.dotted(("model", "adaptation", "lora", "rank")) == ("model", "adaptation", "rank")
-    assert keys.dotted(("model", "adaptation", "lora", "target_modules", "list[str]", 0)) == (
+    assert keys.dotted(("grpo", "model", "adaptation", "lora", "rank")) == (
+        "model",
+        "adaptation",
+        "rank",
+    )
+    assert keys.dotted(
+        ("sft", "model", "adaptation", "lora", "target_modules", "list[str]", 0)
+    ) == (
         "model",
         "adaptation",
         "target_modules",
     )
-    assert keys.dotted(("rewards", 1, "weigth")) == ("rewards", 1, "weigth")
+    assert keys.dotted(("grpo", "rewards", 1, "weigth")) == ("rewards", 1, "weigth")

@@ -61,7 +61,7 @@ def test_overrides_reach_into_lists_and_replace_whole_sections(tmp_path: Path) -
 
 def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = """\
-stage: sft
+stage: grpo
 output_dir: 12
 model:
   path: m
@@ -78,7 +78,6 @@ rollout:
 """
     assert problems(tmp_path, text, "evaluation.max_prompts=x") == [
         "run.yaml: steps: missing, expected an integer > 0",
-        "run.yaml:1: stage: expected one of grpo, found 'sft'",
         "run.yaml:2: output_dir: expected text, found 12",
         "run.yaml:5: model.adaptation.target_modules: "
         "expected all-linear or a list, each text, found 3",
@@ -120,6 +119,11 @@ def test_a_combination_inside_a_section_stands_at_its_lines(tmp_path: Path) -> N
     ]
 
 
+def test_a_key_of_another_stage_is_unknown(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, MINIMAL + "examples_per_step: 4\n")
+    assert found.startswith("run.yaml:10: examples_per_step: unknown field")
+
+
 def test_missing_keys_stand_at_their_section(tmp_path: Path) -> None:
     text = "stage: grpo\nsteps: 1\nmodel:\n  dtype: float32\nrewards:\n  - weight: 1\n"
     assert problems(tmp_path, text) == [
@@ -153,7 +157,7 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("sync.bakend=shm", "command line: sync.bakend: unknown field, did you mean 'backend'?"),
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
-        ("stage=ppo", "command line: stage: expected one of grpo, found 'ppo'"),
+        ("stage=sftt", "command line: stage: expected one of dpo, grpo, kto, orpo, pt, rm, sft, "),
     ],
 )
 def test_mistakes_on_the_command_line(tmp_path: Path, override: str, problem: str) -> None:
@@ -181,7 +185,7 @@ def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
         ("stage: \x01\n", "run.yaml: malformed YAML: "),
         ("a: &a [*a]\n", "run.yaml:1: a.0: an alias inside its own anchor"),
         ("? [a, b]\n: c\n", "run.yaml:1: a key must be a word"),
-        ("learner.workers: 2\n", "run.yaml:1: learner.workers: unknown field: dotted keys"),
+        ("stage: sft\nlearner.workers: 2\n", "run.yaml:2: learner.workers: unknown field: dotted"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, problem: str) -> None:
