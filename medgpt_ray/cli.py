@@ -96,6 +96,8 @@ def schema(
         return
     if stage not in (None, *keys.stages()):
         raise typer.BadParameter(f"{stage!r} is none of {', '.join(keys.stages())}")
+    if stage is None:
+        typer.echo(f"stage: one of {', '.join(keys.stages())}, required")
     for key in keys.every_key(stage):
         default = "required" if key.default is None else f"default {key.default}"
         facts = [key.type, default if key.default != "" else "", f"when {key.when}"]
