@@ -89,6 +89,8 @@ def learner(
     """A learner that projects five tokens at a time; ZeRO-3 shards even the tiny tensors."""
     from medgpt_ray.config import schema
     from medgpt_ray.models import learner as module
+    from medgpt_ray.models.load import load_policy
+    from medgpt_ray.models.policy import Policy
 
     adaptation = {
         "full": schema.Full(),
@@ -103,20 +105,21 @@ def learner(
         return made
 
     module._deepspeed_config = sharded
-    made = module.Learner(
-        schema.Model(path=str(model), dtype=dtype, adaptation=adaptation),
-        schema.Learner(
-            zero_stage=stage,
-            learning_rate=1e-3,
-            max_tokens_per_microbatch=max_tokens,
-            projection_chunk_tokens=5,
-        ),
-        temperature=1.0,
-        seed=0,
-        total_updates=10,
+    section = schema.Model(path=str(model), dtype=dtype, adaptation=adaptation)
+    config = schema.Learner(
+        zero_stage=stage,
+        learning_rate=1e-3,
+        max_tokens_per_microbatch=max_tokens,
+        projection_chunk_tokens=5,
     )
+    made = module.Learner(Policy(load_policy(section, 0), 1.0), section, config, 0)
     module._deepspeed_config = settings
     return made
+
+
+def step(learner: Any, batch: Any, loss: Any) -> dict[str, float]:
+    """The next update of a run of ten."""
+    return learner.step(batch, loss, (learner.updates / 10, (learner.updates + 1) / 10))
 
 
 def exported_weights(learner: Any) -> dict[str, Any]:
@@ -124,4 +127,4 @@ def exported_weights(learner: Any) -> dict[str, Any]:
 
     from medgpt_ray.models.weights import iterate
 
-    return {name: tensor.numpy() for name, tensor in iterate(learner.policy, torch.float32)}
+    return {name: tensor.numpy() for name, tensor in iterate(learner.module, torch.float32)}

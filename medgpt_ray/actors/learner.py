@@ -54,15 +54,14 @@ class LearnerWorker:
         import medgpt_ray.actors.sync.sender  # noqa: F401  vLLM takes long: while the engines start
         from medgpt_ray.algos import ALGORITHMS
         from medgpt_ray.models.learner import Learner
+        from medgpt_ray.models.load import load_policy
+        from medgpt_ray.models.policy import Policy
 
+        model, seed = self.config.model, self.config.seed
+        self.total_updates = total_updates
         self.algorithm = ALGORITHMS[self.config.algorithm.name](self.config.algorithm)
-        self.learner = Learner(
-            self.config.model,
-            config,
-            temperature=self.config.rollout.temperature,
-            seed=self.config.seed,
-            total_updates=total_updates,
-        )
+        policy = Policy(load_policy(model, seed), self.config.rollout.temperature)
+        self.learner = Learner(policy, model, config, seed)
         return {"pid": os.getpid()}
 
     def connect(self, workers: list[Any]) -> None:
@@ -75,7 +74,7 @@ class LearnerWorker:
         # A sync queues behind generation that is under way when max_staleness is above 0.
         waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
         self.sender = WeightSender(
-            self.learner.policy,
+            self.learner.module,
             workers,
             self.config.sync,
             getattr(torch, self.config.rollout.dtype),
@@ -98,7 +97,9 @@ class LearnerWorker:
 
         from medgpt_ray.actors.loss import policy_loss
 
-        metrics = self.learner.step(batch, policy_loss(self.algorithm, normaliser))
+        updates = self.learner.updates
+        span = updates / self.total_updates, (updates + 1) / self.total_updates
+        metrics = self.learner.step(batch, policy_loss(self.algorithm, normaliser), span)
         if torch.cuda.is_available():
             metrics["memory/learner_gib"] = torch.cuda.max_memory_allocated() / 2**30
         else:
@@ -113,7 +114,7 @@ class LearnerWorker:
 
         self.learner.save(Path(directory) / "learner")
         save_model(
-            self.learner.policy, self.config.model, Path(directory) / "model", self.rank == 0
+            self.learner.module, self.config.model, Path(directory) / "model", self.rank == 0
         )
 
     def load(self, directory: str) -> None:

@@ -190,6 +190,9 @@ class Learner(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: stay, or fall to zero at the last step."""
     warmup_steps: NonNegative = 0
+    """Updates in which the learning rate rises to its peak."""
+    warmup_share: Fraction = 0.0
+    """The same as a share of the run, where warmup_steps is 0."""
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0

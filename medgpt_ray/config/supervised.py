@@ -106,7 +106,6 @@ class SupervisedLearner(Learner):
     learning_rate: PositiveFloat = 2e-5
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_share: Fraction = 0.03
-    """Share of the run in which the learning rate rises, where warmup_steps is 0."""
 
 
 class PreferenceLearner(SupervisedLearner):

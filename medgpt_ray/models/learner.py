@@ -1,4 +1,4 @@
-"""The learner: an HF model, PEFT and DeepSpeed behind a handful of verbs. No Ray, no algorithm.
+"""The learner: a model under DeepSpeed behind a handful of verbs. No Ray, no algorithm.
 
 Every rank holds the whole batch and takes its own share of micro-batches. A loss function returns
 its micro-batch's part of the *global* loss, already divided by global counts; parts are summed over
@@ -16,42 +16,38 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import Module
 
 from medgpt_ray.config import schema
-from medgpt_ray.models.load import load_policy
 from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
-from medgpt_ray.models.policy import Policy, score
+from medgpt_ray.models.policy import score
+from medgpt_ray.models.schedule import Span, learning_rate
 
-LossFn = Callable[[Tensor, Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
-"""(log_probs [N], entropies [N], micro-batch) -> (part of the loss, metric sums or maxima)."""
+LossFn = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""(outputs of the module, micro-batch) -> (part of the loss, metric sums or maxima). The outputs are
+log-probs [N] and what stands beside them [N] of a `Policy`, scores [S] of a `RewardModel`."""
 
 
 class Learner:
     """One rank of a data-parallel group; torch.distributed is up before it is built."""
 
     def __init__(
-        self,
-        model: schema.Model,
-        config: schema.Learner,
-        *,
-        temperature: float,
-        seed: int,
-        total_updates: int,
+        self, module: Module, model: schema.Model, config: schema.Learner, seed: int, unit: int = 1
     ) -> None:
+        """`module` holds what `model` configures. Each `unit` sequences of a batch belong together:
+        2 where a loss compares the two of a pair."""
         import deepspeed
 
-        self.config = config
-        self.total_updates = total_updates
+        self.config, self.unit = config, unit
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.updates = 0
         torch.manual_seed(seed + self.rank)
         self.device = torch.device("cuda") if config.gpus else torch.device("cpu")
-        self.policy = Policy(load_policy(model, seed), temperature)
-        self.policy.to(self.device)
-        self.adapted = hasattr(self.policy.network, "peft_config")
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        self.module = module.to(self.device)
+        self.adapted = hasattr(module.network, "peft_config")
+        trainable = [p for p in module.parameters() if p.requires_grad]
         self.engine, *_ = deepspeed.initialize(
-            model=self.policy,
+            model=module,
             model_parameters=trainable,
             config=_deepspeed_config(model, config),
             dist_init_required=False,
@@ -63,36 +59,47 @@ class Learner:
         if not isinstance(self.engine, deepspeed.DeepSpeedEngine):
             raise TypeError(f"deepspeed.initialize returned {type(self.engine)}")
 
-    def step(self, sequences: Seq[Sequence], loss_fn: LossFn) -> dict[str, float]:
-        """One optimiser update from a global batch; the metrics are sums (maxima for `*/max`)."""
-        learning_rate = self._learning_rate(self.updates)
+    def step(self, sequences: Seq[Sequence], loss_fn: LossFn, span: Span) -> dict[str, float]:
+        """One optimiser update from a global batch, which takes the run from `span[0]` to `span[1]`
+        of its length; the metrics are sums (maxima for `*/max`)."""
+        rate = learning_rate(self.config, self.updates, span)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = rate
         self.engine.train()
         totals: dict[str, Tensor] = {}
-        tokens = 0
         for micro in self._share(sequences):
-            log_probs, entropies = self.engine(micro)
-            loss, metrics = loss_fn(log_probs, entropies, micro)
-            counts = 0 if micro.idle else 1
+            loss = self._forward(micro, loss_fn, totals)
             # DeepSpeed averages gradients over ranks; the parts have to be summed.
-            self.engine.backward(loss * self.ranks * counts)
-            tokens += micro.tokens * counts
-            parts = {"loss": loss, **metrics}
-            _add(totals, {name: value.detach() * counts for name, value in parts.items()})
+            self.engine.backward(loss * self.ranks)
         self.engine.step()
         self.updates += 1
-        _add(totals, {"tokens/learned": torch.tensor(float(tokens))})
         result = self._reduce(totals)
         norm = self.engine.get_global_grad_norm() if self.grad_norm is None else self.grad_norm
         result["grad_norm"] = float(norm)
-        result["learning_rate"] = learning_rate
+        result["learning_rate"] = rate
         if not math.isfinite(result["grad_norm"]) or not math.isfinite(result["loss"]):
             raise FloatingPointError(
                 f"update {self.updates}: loss {result['loss']}, gradient norm "
                 f"{result['grad_norm']}; lower learner.learning_rate or look at the step's samples"
             )
         return result
+
+    @torch.no_grad()
+    def measure(self, sequences: Seq[Sequence], loss_fn: LossFn) -> dict[str, float]:
+        """Loss and metric sums of a batch that is not learned."""
+        self.engine.eval()
+        totals: dict[str, Tensor] = {}
+        for micro in self._share(sequences):
+            self._forward(micro, loss_fn, totals)
+        return self._reduce(totals)
+
+    def _forward(self, micro: MicroBatch, loss_fn: LossFn, totals: dict[str, Tensor]) -> Tensor:
+        """The micro-batch's part of the loss, added to `totals` with its metrics."""
+        counts = 0 if micro.idle else 1
+        loss, metrics = loss_fn(*self.engine(micro), micro)
+        parts = {"loss": loss, "tokens/learned": torch.tensor(float(micro.tokens)), **metrics}
+        _add(totals, {name: value.detach() * counts for name, value in parts.items()})
+        return loss * counts
 
     def _clip(self, optimizer: Any, *_: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -109,9 +116,13 @@ class Learner:
         if not adapter and not self.adapted:
             raise ValueError("a policy without adapters cannot be its own reference")
         self.engine.eval()
-        switch = nullcontext() if adapter else self.policy.network.disable_adapter()
+        switch = nullcontext() if adapter else self.module.network.disable_adapter()
         with switch:
-            mine = score(self.engine, self._share(sequences))
+            return self.score(self.engine, sequences)
+
+    def score(self, model: Module, sequences: Seq[Sequence]) -> list[np.ndarray]:
+        """As `log_probs`, by a `model` that every rank holds: the learner's own or a frozen one."""
+        mine = score(model, self._share(sequences))
         shares: list[Any] = [None] * self.ranks
         dist.all_gather_object(shares, mine)
         merged = {index: values for share in shares for index, values in share.items()}
@@ -119,19 +130,8 @@ class Learner:
 
     def _share(self, sequences: Seq[Sequence]) -> list[MicroBatch]:
         limits = self.config.max_tokens_per_microbatch, self.config.projection_chunk_tokens
-        micros = micro_batches(sequences, *limits, self.rank, self.ranks)
+        micros = micro_batches(sequences, *limits, self.rank, self.ranks, self.unit)
         return [micro.to(self.device) for micro in micros]
-
-    def _learning_rate(self, update: int) -> float:
-        peak, warmup = self.config.learning_rate, self.config.warmup_steps
-        if update < warmup:
-            return peak * (update + 1) / warmup
-        done = (update - warmup) / max(1, self.total_updates - warmup)
-        if self.config.schedule == "linear":
-            return peak * (1 - done)
-        if self.config.schedule == "cosine":
-            return peak * 0.5 * (1 + math.cos(math.pi * done))
-        return peak
 
     def _reduce(self, totals: dict[str, Tensor]) -> dict[str, float]:
         """Sum over ranks, or the largest for names that end in `/max`."""

@@ -84,12 +84,17 @@ Stretch = list[int]
 
 
 def micro_batches(
-    sequences: Seq[Sequence], max_tokens: int, chunk_tokens: int, rank: int = 0, ranks: int = 1
+    sequences: Seq[Sequence],
+    max_tokens: int,
+    chunk_tokens: int,
+    rank: int = 0,
+    ranks: int = 1,
+    unit: int = 1,
 ) -> list[MicroBatch]:
     """One rank's micro-batches. The n-th of every rank is projected in the same number of chunks of
     at most `chunk_tokens` completion tokens: under ZeRO-3 each chunk gathers the head on all ranks.
     """
-    cut = split(sequences, max_tokens, ranks)
+    cut = split(sequences, max_tokens, ranks, unit)
     mine = []
     for together in zip(*cut, strict=True):
         most = max(_completion_tokens(stretches, sequences) for stretches in together)
@@ -103,18 +108,23 @@ def _completion_tokens(stretches: list[Stretch], sequences: Seq[Sequence]) -> in
     return sum(len(sequences[i].completion_ids) for i in members)
 
 
-def split(sequences: Seq[Sequence], max_tokens: int, ranks: int) -> list[list[list[Stretch]]]:
+def split(
+    sequences: Seq[Sequence], max_tokens: int, ranks: int, unit: int = 1
+) -> list[list[list[Stretch]]]:
     """Cut a batch into micro-batches: [rank][micro-batch] -> stretches, balanced by tokens.
 
-    Every rank gets the same number of micro-batches, because collectives run in each; where there
-    is not enough work, some are empty. ValueError when a sequence is longer than `max_tokens`.
+    Each `unit` sequences that follow each other in the batch (2: the chosen and the rejected of a
+    pair), which share their prompt, stay neighbours in one micro-batch. Every rank gets the same
+    number of micro-batches, because collectives run in each; where there is not enough work, some
+    are empty. ValueError when a unit is longer than `max_tokens`.
     """
-    longest = max(len(s.prompt_ids) + len(s.completion_ids) for s in sequences)
+    units = [list(range(i, i + unit)) for i in range(0, len(sequences), unit)]
+    longest = max(_cost(members, sequences) for members in units)
     if longest > max_tokens:
-        raise ValueError(f"a sequence of {longest} tokens exceeds max_tokens_per_microbatch")
-    total = sum(_cost(stretch, sequences) for stretch in _stretches(sequences, max_tokens))
+        raise ValueError(f"{longest} tokens that belong together exceed max_tokens_per_microbatch")
+    total = sum(_cost(stretch, sequences) for stretch in _stretches(units, sequences, max_tokens))
     share = max(longest, min(max_tokens, -(-total // ranks)))  # a large group feeds several ranks
-    stretches = _stretches(sequences, share)
+    stretches = _stretches(units, sequences, share)
     count = -(-total // (max_tokens * ranks))
     while True:
         bins = _balance(stretches, sequences, count * ranks)
@@ -123,16 +133,17 @@ def split(sequences: Seq[Sequence], max_tokens: int, ranks: int) -> list[list[li
         count += 1
 
 
-def _stretches(sequences: Seq[Sequence], limit: int) -> list[Stretch]:
-    """Group by prompt, in order of appearance, none longer than `limit` tokens."""
+def _stretches(units: Seq[Stretch], sequences: Seq[Sequence], limit: int) -> list[Stretch]:
+    """Group units by prompt, in order of appearance, none longer than `limit` tokens."""
     open_stretch: dict[tuple[int, ...], Stretch] = {}
     stretches: list[Stretch] = []
-    for index, sequence in enumerate(sequences):
-        stretch = open_stretch.get(sequence.prompt_ids)
-        if stretch is None or _cost([*stretch, index], sequences) > limit:
-            stretch = open_stretch[sequence.prompt_ids] = []
+    for members in units:
+        prompt = sequences[members[0]].prompt_ids
+        stretch = open_stretch.get(prompt)
+        if stretch is None or _cost([*stretch, *members], sequences) > limit:
+            stretch = open_stretch[prompt] = []
             stretches.append(stretch)
-        stretch.append(index)
+        stretch += members
     return stretches
 
 

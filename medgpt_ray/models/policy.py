@@ -4,8 +4,8 @@ The [tokens x vocabulary] logits exist only for one chunk of completion tokens a
 and backward; prompt tokens are never projected.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from medgpt_ray.models.packing import MicroBatch
 
+Beside = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits [n, V], their logsumexp [n], targets [n]) -> [n]"""
 SCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
@@ -21,10 +23,13 @@ class Policy(nn.Module):
     """Wraps an HF causal LM (or a PEFT model of one) for DeepSpeed and for frozen scoring.
 
     Logits are divided by `temperature`, that of the sampling, so that the log-probs are those of
-    the distribution that completions are drawn from.
+    the distribution that completions are drawn from. Beside the log-probs it returns for each token
+    the entropy, or whether it was the likeliest (`hit`, 1.0 or 0.0).
     """
 
-    def __init__(self, network: Any, temperature: float) -> None:
+    def __init__(
+        self, network: Any, temperature: float, beside: Literal["entropy", "hit"] = "entropy"
+    ) -> None:
         super().__init__()
         for key in SCALED_LOGITS:
             if getattr(network.config, key, None) not in (None, 1, 1.0):
@@ -34,6 +39,7 @@ class Policy(nn.Module):
                 )
         self.network = network
         self.temperature = temperature
+        self.beside = {"entropy": _entropy, "hit": _hit}[beside]
 
     @property
     def causal_lm(self) -> Any:
@@ -43,8 +49,8 @@ class Policy(nn.Module):
         )
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] of the completion tokens, with gradient, and entropies [N] without;
-        float32.
+        """Log-probs [N] of the completion tokens, with gradient, and what stands beside them [N],
+        without; float32.
         """
         causal_lm = self.causal_lm
         hidden = causal_lm.get_decoder()(
@@ -56,26 +62,35 @@ class Policy(nn.Module):
         hidden = hidden[micro.predict_at]
         head = causal_lm.get_output_embeddings()
         projected = [
-            checkpoint(_project, head, states, targets, self.temperature, use_reentrant=False)
+            checkpoint(
+                _project, head, states, targets, self.temperature, self.beside, use_reentrant=False
+            )
             for states, targets in zip(
                 hidden.tensor_split(micro.chunks),
                 micro.targets.tensor_split(micro.chunks),
                 strict=True,
             )
         ]
-        log_probs, entropies = zip(*projected, strict=True)
-        return torch.cat(log_probs), torch.cat(entropies)
+        log_probs, beside = zip(*projected, strict=True)
+        return torch.cat(log_probs), torch.cat(beside)
 
 
 def _project(
-    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float
+    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, beside: Beside
 ) -> tuple[Tensor, Tensor]:
     logits = head(hidden).float() / temperature
     log_z = torch.logsumexp(logits, dim=-1)
     chosen = logits.gather(-1, targets[:, None])[:, 0] - log_z
     with torch.no_grad():
-        entropy = log_z - (torch.exp(logits - log_z[:, None]) * logits).sum(-1)
-    return chosen, entropy
+        return chosen, beside(logits, log_z, targets)
+
+
+def _entropy(logits: Tensor, log_z: Tensor, targets: Tensor) -> Tensor:
+    return log_z - (torch.exp(logits - log_z[:, None]) * logits).sum(-1)
+
+
+def _hit(logits: Tensor, log_z: Tensor, targets: Tensor) -> Tensor:
+    return (logits.argmax(-1) == targets).float()
 
 
 @torch.no_grad()

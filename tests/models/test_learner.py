@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ranks import exported_weights, learner, make_batch, run_ranks, weighted
+from ranks import exported_weights, learner, make_batch, run_ranks, step, weighted
 
 from medgpt_ray.config import schema
 from medgpt_ray.models.packing import MicroBatch
@@ -27,7 +27,7 @@ def train(model: Path, cases: list[Case]) -> list[Any]:
     results = []
     for stage, max_tokens, dtype in cases:
         subject = learner(model, stage, max_tokens, dtype=dtype)
-        metrics = [subject.step(make_batch(), weighted) for _ in range(3)]
+        metrics = [step(subject, make_batch(), weighted) for _ in range(3)]
         results.append((metrics, exported_weights(subject)))
     return results
 
@@ -89,10 +89,10 @@ def interrupted(model: Path, cases: list[Case], folder: Path, resume: bool) -> l
             subject.load(checkpoint)
         else:
             for _ in range(2):
-                subject.step(make_batch(), weighted)
+                step(subject, make_batch(), weighted)
             checkpoint.mkdir(parents=True, exist_ok=True)
             subject.save(checkpoint)
-        metrics = [subject.step(make_batch(), weighted) for _ in range(2)]
+        metrics = [step(subject, make_batch(), weighted) for _ in range(2)]
         results.append((metrics, exported_weights(subject)))
     return results
 
@@ -130,13 +130,13 @@ def adapters(model: Path, kind: str) -> Any:
     batch = make_batch()
     before = subject.log_probs(batch)
     for _ in range(3):
-        subject.step(batch, weighted)
+        step(subject, batch, weighted)
     trained, reference = subject.log_probs(batch), subject.log_probs(batch, adapter=False)
     weights = {n: torch.from_numpy(w) for n, w in exported_weights(subject).items()}
     merged = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     unknown = merged.load_state_dict(weights, strict=False).unexpected_keys
     assert not unknown, unknown
-    subject.policy.network = merged  # score the exported weights in the same way
+    subject.module.network = merged  # score the exported weights in the same way
     return before, trained, reference, subject.log_probs(batch)
 
 
@@ -155,7 +155,7 @@ def diverge(model: Path) -> str:
         return log_probs.sum() * float("nan"), {}
 
     with pytest.raises(FloatingPointError) as caught:
-        subject.step(make_batch(), broken)
+        step(subject, make_batch(), broken)
     return str(caught.value)
 
 
@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(observed: Any) -> None:
 def schedule(model: Path) -> list[float]:
     subject = learner(model, 1)
     subject.config = schema.Learner(learning_rate=1.0, warmup_steps=2, schedule="linear")
-    return [subject.step(make_batch(), weighted)["learning_rate"] for _ in range(6)]
+    return [step(subject, make_batch(), weighted)["learning_rate"] for _ in range(6)]
 
 
 def test_warm_up_then_linear_decay(observed: Any) -> None:
