@@ -52,12 +52,15 @@ def train(
     with _refusals():
         preflight.check(loaded.config, resume)
     if not dry_run:
-        from medgpt_ray import rl
         from medgpt_ray.interrupt import Interrupted
 
+        if loaded.config.stage == "grpo":
+            from medgpt_ray import rl as verb
+        else:
+            from medgpt_ray import supervised as verb
         try:
-            rl.train(loaded.config, loaded.source, resume)
-        except rl.STOPS as stop:
+            verb.train(loaded.config, loaded.source, resume)
+        except verb.STOPS as stop:
             print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
             print(f"logs of every role: {loaded.config.output_dir}/logs", file=sys.stderr)
             raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None

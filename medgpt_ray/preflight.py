@@ -26,7 +26,9 @@ from medgpt_ray.actors.plan import (
     without_memory,
 )
 from medgpt_ray.config.loader import ConfigError, load
+from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.tracking.rundir import RunDirectory
 
 RESUME_MAY_CHANGE = (
@@ -50,7 +52,7 @@ class PreflightError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def check(config: GrpoRun, resume: bool) -> None:
+def check(config: RunConfig, resume: bool) -> None:
     """Raise `PreflightError` with everything that keeps the run from starting.
 
     Loads the tokenizer and reads the data, but no weights (the embedded model is converted on its
@@ -59,16 +61,21 @@ def check(config: GrpoRun, resume: bool) -> None:
     problems = list(_output_directory(config, resume))
     facts, tokenizer, found = _model(config)
     problems += found
-    problems += _data(config, tokenizer)
-    problems += _rewards(config)
+    if isinstance(config, SupervisedRun):
+        problems += _files(config)
+        problems += _training_options(config, tokenizer)
+    else:
+        problems += _data(config, tokenizer)
+        problems += _rewards(config)
+        if facts is not None:
+            problems += _memory(config, facts)
+    problems += _masters(config)
     problems += _resources(config)
-    if facts is not None:
-        problems += _memory(config, facts)
     if problems:
         raise PreflightError(problems)
 
 
-def _output_directory(config: GrpoRun, resume: bool) -> Iterator[str]:
+def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
     run = RunDirectory(config.output_dir)
     if resume:
         yield from _resumable(config, run)
@@ -84,7 +91,7 @@ def _output_directory(config: GrpoRun, resume: bool) -> Iterator[str]:
         yield f"output_dir: {parent} cannot be written to"
 
 
-def _resumable(config: GrpoRun, run: RunDirectory) -> Iterator[str]:
+def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
     if not run.config.is_file():
         yield f"output_dir: {run.path} holds no run to resume: leave --resume out to start one"
         return
@@ -116,9 +123,9 @@ def _leaves(values: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
-def _model(config: GrpoRun) -> tuple[ModelFacts | None, Any, list[str]]:
+def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     """Sizes and tokenizer of the model, None where there is a problem with them."""
-    from medgpt_ray.models.load import ModelError, load_tokenizer, resolve_model
+    from medgpt_ray.models.load import ModelError, open_tokenizer, resolve_model
 
     facts, tokenizer, problems = None, None, []
     try:
@@ -132,7 +139,7 @@ def _model(config: GrpoRun) -> tuple[ModelFacts | None, Any, list[str]]:
         problems.append(str(error) if str(error).startswith("model.") else f"model.path: {error}")
         facts = None
     try:
-        tokenizer = load_tokenizer(config.model.path)
+        tokenizer = open_tokenizer(config.model.path)
     except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for a broken file)
         problems.append(f"model.path: the tokenizer cannot be loaded: {error}")
     return facts, tokenizer, problems
@@ -151,6 +158,38 @@ def _data(config: GrpoRun, tokenizer: Any) -> Iterator[str]:
             yield f"{path}: no such file (relative to {Path.cwd()})"
 
 
+def _files(config: SupervisedRun) -> Iterator[str]:
+    """The files are there, of known formats, and fit the stage; their rows are checked as they are
+    read."""
+    from medgpt_ray.data.opening import find_data
+    from medgpt_ray.data.rows import DataError
+
+    try:
+        find_data(config)
+    except DataError as error:
+        yield from error.problems
+
+
+def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
+    from medgpt_ray.data import templates
+    from medgpt_ray.models.errors import ModelError
+    from medgpt_ray.models.load import attention
+
+    if config.data.template is not None:
+        try:
+            templates.get_template(config.data.template)
+            if tokenizer is not None:
+                templates.apply(tokenizer, config.data.template)
+        except ValueError as error:
+            yield f"data.template: {error}"
+    elif tokenizer is not None and config.stage != "pt" and not tokenizer.chat_template:
+        yield "data.template: the model's tokenizer has no chat template, name one such as chatml"
+    try:
+        attention(config.model)
+    except ModelError as error:
+        yield f"model.attention: {error}"
+
+
 def _rewards(config: GrpoRun) -> Iterator[str]:
     from medgpt_ray.rewards import RewardError, resolve
 
@@ -161,7 +200,7 @@ def _rewards(config: GrpoRun) -> Iterator[str]:
             yield f"rewards.{index}.function: {error}"
 
 
-def _resources(config: GrpoRun) -> Iterator[str]:
+def _resources(config: RunConfig) -> Iterator[str]:
     planned = without_memory(config)
     if address := _address(config):
         yield from _cluster(address, planned)
@@ -172,12 +211,15 @@ def _resources(config: GrpoRun) -> Iterator[str]:
     yield from _too_many(planned, "gpus", len(local_gpus()), "this machine has")
 
 
-def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:
+def _masters(config: RunConfig) -> Iterator[str]:
     if config.learner.zero_stage == 0 and width(config.model, config.learner.gpus) == 2:
         yield (
             f"learner.zero_stage: 0 keeps no float32 masters of bfloat16 weights (model.dtype "
             f"{config.model.dtype}): use 1, which works with one worker too, or model.dtype float32"
         )
+
+
+def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:
     if not _address(config) and config.sync.backend == "shm":
         yield from _shared_memory(sync_buffer_bytes(config, facts))
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
@@ -189,7 +231,7 @@ def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:
         )
 
 
-def _address(config: GrpoRun) -> str | None:
+def _address(config: RunConfig) -> str | None:
     """The cluster to connect to; inside `ray job submit` that of the job."""
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
 

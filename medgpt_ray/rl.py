@@ -5,7 +5,6 @@ before; with k > 0 up to k batches are generated while earlier ones are learned 
 tagged with the policy version of its tokens.
 """
 
-import shutil
 import signal
 import time
 from collections import deque
@@ -50,7 +49,7 @@ def train(config: GrpoRun, source: str, resume: bool) -> None:
     run = (
         RunDirectory.open(path)
         if resume
-        else RunDirectory.create(path, config, source, parent=None)
+        else RunDirectory.create(path, config, source, _data_files(config))
     )
     config = on_this_machine(config)
     checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
@@ -67,7 +66,7 @@ def train(config: GrpoRun, source: str, resume: bool) -> None:
         run.discard_after(done if checkpoint else -1)
         console.phase("starting Ray, the learner and the rollout engines")
         stack.enter_context(interruptible())
-        stack.enter_context(ray_cluster(config))
+        stack.enter_context(ray_cluster(config.cluster))
         updates = config.steps * config.algorithm.minibatches_per_step
         roles = stack.enter_context(start_roles(config, updates, run.logs))
         controller = Controller(
@@ -77,6 +76,11 @@ def train(config: GrpoRun, source: str, resume: bool) -> None:
         if checkpoint:
             controller.restore(checkpoint)
         controller.run()
+
+
+def _data_files(config: GrpoRun) -> dict[str, list[str]]:
+    heldout = [config.data.heldout] if config.data.heldout else []
+    return {"train": [config.data.train], "heldout": heldout}
 
 
 STOPS = (RunFailed, Interrupted, WeightAuditError, RunDirectoryError, OSError)
@@ -335,11 +339,7 @@ class Controller:
         """The servable model and the report."""
         latest = self.checkpoints.latest()
         assert latest is not None
-        copy = self.run_directory.path / ".model.tmp"
-        for old in (copy, self.run_directory.model):
-            shutil.rmtree(old, ignore_errors=True)
-        shutil.copytree(latest / "model", copy)
-        copy.rename(self.run_directory.model)
+        self.run_directory.publish_model(latest)
         report = write_report(self.run_directory)
         if self.heldout:
             self.console.notice(before_and_after(self.run_directory))

@@ -97,14 +97,14 @@ def learner(
         "lora": schema.LoRA(rank=4),
         "qlora": schema.QLoRA(rank=4),
     }[kind]
-    settings = module._deepspeed_config
+    settings = module.deepspeed_config
 
     def sharded(*arguments: Any) -> dict[str, Any]:
         made = settings(*arguments)
         made["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return made
 
-    module._deepspeed_config = sharded
+    module.deepspeed_config = sharded
     section = schema.Model(path=str(model), dtype=dtype, adaptation=adaptation)
     config = schema.Learner(
         zero_stage=stage,
@@ -113,7 +113,7 @@ def learner(
         projection_chunk_tokens=5,
     )
     made = module.Learner(Policy(load_policy(section, 0), 1.0), section, config, 0)
-    module._deepspeed_config = settings
+    module.deepspeed_config = settings
     return made
 
 

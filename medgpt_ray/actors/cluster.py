@@ -16,7 +16,7 @@ from medgpt_ray.actors.plan import Plan, without_memory
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
 from medgpt_ray.actors.rollout import RolloutPool, RolloutWorker
 from medgpt_ray.actors.wait import wait
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import Cluster, GrpoRun
 
 ROLES = {"policy": LearnerWorker, "reference": ReferenceWorker, "rollout": RolloutWorker}
 
@@ -31,19 +31,19 @@ class Roles:
 
 
 @contextmanager
-def ray_cluster(config: GrpoRun) -> Iterator[None]:
+def ray_cluster(config: Cluster) -> Iterator[None]:
     """Connect to the configured cluster (or the one of a Ray job), or run one on this machine.
 
     A local cluster ends with the block, and with this process however that ends.
     """
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = config.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
         ray.init(address=address, **quiet)
     else:
         # Processes of reward functions outlive the pause between two steps.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-        cpus = config.cluster.cpus or os.cpu_count()
+        cpus = config.cpus or os.cpu_count()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:
         yield

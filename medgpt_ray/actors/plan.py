@@ -14,7 +14,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA, Rollout
+from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 
 MIB = 2**20
 GIB = 2**30
@@ -147,8 +149,11 @@ class Plan:
         ]
 
 
-def plan(config: GrpoRun, facts: ModelFacts) -> Plan:
+def plan(config: RunConfig, facts: ModelFacts) -> Plan:
     """Roles, resources and memory of a run."""
+    if isinstance(config, SupervisedRun):
+        learner, data = without_memory(config).roles
+        return Plan((replace(learner, memory=_trainer(config, facts)), data))
     estimate = {"policy": _policy, "reference": _reference, "rollout": _rollout}
     return Plan(
         tuple(
@@ -158,12 +163,17 @@ def plan(config: GrpoRun, facts: ModelFacts) -> Plan:
     )
 
 
-def without_memory(config: GrpoRun) -> Plan:
+def without_memory(config: RunConfig) -> Plan:
     """Roles and resources, which do not depend on the model.
 
-    The reference has as many workers as the policy. Without a KL penalty there is none, and with
+    Of a supervised run: the workers, and what Ray Data reads and tokenises with. In reinforcement
+    learning the reference has as many workers as the policy. Without a KL penalty there is none, and with
     adapters it is the policy with them switched off.
     """
+    if isinstance(config, SupervisedRun):
+        learner = config.learner
+        trainers = Role("learner", learner.workers, learner.cpus, learner.gpus)
+        return Plan((trainers, Role("data", 1, config.data.cpus, 0.0)))
     learner, rollout = config.learner, config.rollout
     roles = [Role("policy", learner.workers, learner.cpus, learner.gpus)]
     if config.algorithm.kl.coefficient > 0 and isinstance(config.model.adaptation, Full):
@@ -193,6 +203,23 @@ def sync_buffer_bytes(config: GrpoRun, facts: ModelFacts) -> int:
 
 
 def _policy(config: GrpoRun, facts: ModelFacts) -> Memory:
+    return replace(_learner(config, facts), sync_buffer=sync_buffer_bytes(config, facts))
+
+
+def _trainer(config: SupervisedRun, facts: ModelFacts) -> Memory:
+    """With a frozen reference model beside it where the stage has one."""
+    memory = _learner(config, facts)
+    if not isinstance(config, DpoRun | KtoRun):
+        return memory
+    simpo = isinstance(config, DpoRun) and config.objective.kind == "simpo"
+    own = config.reference.path is None and isinstance(config.model.adaptation, LoRA)
+    if simpo or own:
+        return memory
+    frozen = facts.parameters * width(config.model, config.learner.gpus)
+    return replace(memory, weights=memory.weights + frozen)
+
+
+def _learner(config: RunConfig, facts: ModelFacts) -> Memory:
     model, stage, ranks = config.model, config.learner.zero_stage, config.learner.workers
     size = width(model, config.learner.gpus)
     adapter, trained = 0, facts.parameters
@@ -205,7 +232,6 @@ def _policy(config: GrpoRun, facts: ModelFacts) -> Memory:
         gradients=trained * 4 // (ranks if stage >= 2 else 1),
         optimizer=trained * (8 + master) // (ranks if stage >= 1 else 1),
         activations=_activations(config, facts, kept_layers=facts.layers, projections=3),
-        sync_buffer=sync_buffer_bytes(config, facts),
     )
 
 
@@ -226,7 +252,7 @@ def _rollout(config: GrpoRun, facts: ModelFacts) -> Memory:
     )
 
 
-def _base_bytes(config: GrpoRun, facts: ModelFacts) -> int:
+def _base_bytes(config: RunConfig, facts: ModelFacts) -> int:
     """The model without adapters. Quantised: 4 bits, and per 64 weights a scale of 8 bits.
     Embeddings, norms and the output head stay in the compute type."""
     size = width(config.model, config.learner.gpus)
@@ -236,7 +262,7 @@ def _base_bytes(config: GrpoRun, facts: ModelFacts) -> int:
     return quantised // 2 + quantised // 64 + (facts.parameters - quantised) * size
 
 
-def _activations(config: GrpoRun, facts: ModelFacts, kept_layers: int, projections: int) -> int:
+def _activations(config: RunConfig, facts: ModelFacts, kept_layers: int, projections: int) -> int:
     """Bytes of one micro-batch: what each layer keeps (after arXiv 2205.05198, for gated MLPs and
     no stored attention scores), the attention mask, and a chunk of logits `projections` times."""
     tokens = config.learner.max_tokens_per_microbatch

@@ -186,6 +186,9 @@ class Learner(Section):
     deepspeed: str | None = None
     """JSON file of DeepSpeed settings, such as configs/deepspeed/zero2-offload.json, laid over
     those made from this section. Its ZeRO stage must be `zero_stage`."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """The 8-bit ones (arXiv 2110.02861, by bitsandbytes) take a quarter of the memory for their
+    states; paged moves them out of a GPU's memory when it is short, and needs a GPU."""
     learning_rate: PositiveFloat = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: stay, or fall to zero at the last step."""
@@ -200,6 +203,12 @@ class Learner(Section):
     """Padding-free tokens in one forward pass of a rank; a group's prompt counts once."""
     projection_chunk_tokens: Positive = 512
     """Completion tokens projected onto the vocabulary at a time."""
+
+    @model_validator(mode="after")
+    def _pages_need_a_gpu(self) -> Self:
+        if self.optimizer == "paged_adamw_8bit" and not self.gpus:
+            raise ValueError("optimizer paged_adamw_8bit needs gpus above 0: use adamw_8bit")
+        return self
 
 
 class Rollout(Section):

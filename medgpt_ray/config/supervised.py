@@ -83,8 +83,10 @@ class SupervisedData(Section):
     """skip: write rejected rows with their reasons to rejected.jsonl of the run directory."""
     max_bad_share: Fraction = 0.01
     """A larger share of rejected rows is an error all the same."""
-    shuffle_rows: Positive = 10_000
-    """Rows that are shuffled with each other; blocks of rows are shuffled as a whole before."""
+    shuffle_rows: Positive = 4096
+    """Rows that are shuffled with each other; pieces of files are shuffled as a whole before."""
+    cpus: PositiveFloat = 1.0
+    """Ray CPUs kept for reading and tokenising beside the workers'."""
 
 
 class RopeScaling(Section):

@@ -7,7 +7,6 @@ error.
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,30 +15,14 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
+from medgpt_ray.data.rows import BadRow, DataError, check_text, kind, parse_json
 from medgpt_ray.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBLEMS_SHOWN = 20
 ROLES = ("system", "user", "assistant")
 BOM = b"\xef\xbb\xbf"
-
-
-class DataError(ValueError):
-    """Unusable data: `problems` holds every one of them, the message the first 20 and the count."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        shown = self.problems[:PROBLEMS_SHOWN]
-        hidden = len(self.problems) - len(shown)
-        if hidden:
-            shown.append(f"... and {hidden} more ({len(self.problems)} problems in all)")
-        super().__init__("\n".join(shown))
-
-
-class _Bad(Exception):
-    """What is wrong with one row: `field: what, the fix`."""
 
 
 def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) -> list[Prompt]:
@@ -64,7 +47,7 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
             row = _parse(line)
             messages = _messages(row, data.system_prompt)
             token_ids = _render(messages, tokenizer, data) if tokenizer.chat_template else ()
-        except _Bad as bad:
+        except BadRow as bad:
             problems.append(f"{path}:{number}: {bad}")
             continue
         prompts.append(Prompt(f"{Path(path).name}:{number}", messages, token_ids, row))
@@ -95,48 +78,28 @@ def _read_bytes(path: str, problems: list[str]) -> bytes:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _Bad(
-            f"invalid UTF-8 at byte {error.start + 1} of the line, convert the file to UTF-8"
-        ) from None
-    try:
-        row = json.loads(text, object_pairs_hook=_no_duplicates)
-    except json.JSONDecodeError as error:
-        raise _Bad(f"invalid JSON at column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        raise _Bad(f"invalid JSON: {error}") from None
+    row = parse_json(line)
     if not isinstance(row, dict):
-        raise _Bad(f'is {_kind(row)}, expected a JSON object like {{"question": ...}}')
-    return row
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Bad(f"{twice}: given twice in one object, keep one")
+        raise BadRow("", f'is {kind(row)}, expected a JSON object like {{"question": ...}}')
     return row
 
 
 def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str, str], ...]:
     """The row's conversation, with `system_prompt` in front where it has no system message."""
     if "question" in row and "messages" in row:
-        raise _Bad("question: given together with messages, keep one of them")
+        raise BadRow("question", "given together with messages, keep one of them")
     if "question" in row:
-        messages = [{"role": "user", "content": _text(row["question"], "question")}]
+        messages = [{"role": "user", "content": check_text(row["question"], "question")}]
     elif "messages" in row:
         messages = _conversation(row["messages"])
     else:
-        raise _Bad("question: missing, every row needs question or messages")
+        raise BadRow("question", "missing, every row needs question or messages")
     if "answer" in row:
         answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
         if not answers:
-            raise _Bad("answer: empty list, give an answer or leave the field out")
+            raise BadRow("answer", "empty list, give an answer or leave the field out")
         for answer in answers:
-            _text(answer, "answer")
+            check_text(answer, "answer")
     if system_prompt is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return tuple(messages)
@@ -144,53 +107,24 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
 
 def _conversation(turns: Any) -> list[dict[str, str]]:
     if not isinstance(turns, list):
-        raise _Bad(f"messages: is {_kind(turns)}, expected a list of {{role, content}}")
+        raise BadRow("messages", f"is {kind(turns)}, expected a list of {{role, content}}")
     if not turns:
-        raise _Bad("messages: empty list, expected at least one user turn")
+        raise BadRow("messages", "empty list, expected at least one user turn")
     for index, turn in enumerate(turns):
         field = f"messages[{index}]"
         if not isinstance(turn, dict):
-            raise _Bad(f"{field}: is {_kind(turn)}, expected {{role, content}}")
+            raise BadRow(field, f"is {kind(turn)}, expected {{role, content}}")
         if set(turn) != {"role", "content"}:
-            raise _Bad(f"{field}: has the keys {sorted(turn)}, expected role and content")
+            raise BadRow(field, f"has the keys {sorted(turn)}, expected role and content")
         role = turn["role"]
         if role not in ROLES:
-            raise _Bad(f"{field}.role: {role!r} is not one of {', '.join(ROLES)}")
+            raise BadRow(f"{field}.role", f"{role!r} is not one of {', '.join(ROLES)}")
         if role == "system" and index > 0:
-            raise _Bad(f"{field}.role: a system message can only come first")
-        _text(turn["content"], f"{field}.content")
+            raise BadRow(f"{field}.role", "a system message can only come first")
+        check_text(turn["content"], f"{field}.content")
     if turns[-1]["role"] != "user":
-        raise _Bad(f"messages: ends with {turns[-1]['role']}, the last turn must be the user's")
+        raise BadRow("messages", f"ends with {turns[-1]['role']}, the last turn must be the user's")
     return [dict(turn) for turn in turns]
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise _Bad(f"{field}: is {_kind(value)}, expected a string")
-    if not value.strip():
-        raise _Bad(f"{field}: empty, expected text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _Bad(
-            f"{field}: holds half of a surrogate pair, which is no character: write it whole"
-        )
-    return value
-
-
-def _kind(value: Any) -> str:
-    """The JSON type of `value` with its article, as the user knows it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    return (
-        "a string"
-        if isinstance(value, str)
-        else "a list"
-        if isinstance(value, list)
-        else "an object"
-    )
 
 
 def _render(
@@ -201,11 +135,12 @@ def _render(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except TemplateError as error:  # templates refuse roles and orders that they do not know
-        raise _Bad(f"messages: the model's chat template refuses them: {error}") from None
+        raise BadRow("messages", f"the model's chat template refuses them: {error}") from None
     if len(token_ids) > data.max_prompt_tokens:
-        raise _Bad(
-            f"prompt: {len(token_ids)} tokens, more than data.max_prompt_tokens "
-            f"({data.max_prompt_tokens}): shorten the row or raise the limit"
+        raise BadRow(
+            "prompt",
+            f"{len(token_ids)} tokens, more than data.max_prompt_tokens "
+            f"({data.max_prompt_tokens}): shorten the row or raise the limit",
         )
     return tuple(token_ids)
 

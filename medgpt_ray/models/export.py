@@ -1,18 +1,29 @@
-"""The policy as an HF model directory: safetensors, tokenizer, chat template, adapters merged."""
+"""A trained model as an HF directory: safetensors, configuration, tokenizer, adapters merged."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from safetensors.torch import save_file
+from transformers import GenerationConfig
 
 from medgpt_ray.config import schema
-from medgpt_ray.models.load import load_tokenizer, resolve_model
-from medgpt_ray.models.policy import Policy
-from medgpt_ray.models.weights import iterate
+from medgpt_ray.config.supervised import SupervisedModel
+from medgpt_ray.models import rope
+from medgpt_ray.models.load import open_tokenizer, resolve_model
+from medgpt_ray.models.reward import RewardModel
+from medgpt_ray.models.weights import adapter_weights, base_network, iterate
 
 
-def save_model(policy: Policy, model: schema.Model, directory: Path, write: bool) -> None:
-    """Every rank calls it (ZeRO-3 gathers); the one with `write` writes what transformers opens."""
+def save_model(
+    policy: Any, model: schema.Model, directory: Path, write: bool, tokenizer: Any = None
+) -> None:
+    """What transformers and vLLM open, of a `Policy` or a `RewardModel`.
+
+    Every rank calls it (ZeRO-3 gathers); the one with `write` writes. `tokenizer` is the one that
+    rendered the training data, where its chat template is not the model's own.
+    """
     dtype = getattr(torch, model.dtype)
     weights = {}
     for name, tensor in iterate(policy, dtype):
@@ -20,14 +31,54 @@ def save_model(policy: Policy, model: schema.Model, directory: Path, write: bool
             weights[name] = tensor.cpu()
     if not write:
         return
-    from safetensors.torch import save_file
-
-    source = resolve_model(model.path)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    config = AutoConfig.from_pretrained(source)
+    network = base_network(policy.network)
+    config = copy.deepcopy(network.config)
     config.dtype = dtype
+    config.architectures = [type(network).__name__]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are written whole
     config.save_pretrained(directory)
-    load_tokenizer(model.path).save_pretrained(directory)
-    if (source / "generation_config.json").is_file():
+    _tokenizer(policy, model, tokenizer).save_pretrained(directory)
+    source = resolve_model(model.path)
+    if network.can_generate() and (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(directory)
+
+
+def save_adapter(
+    policy: Any, model: schema.Model, directory: Path, write: bool, tokenizer: Any = None
+) -> None:
+    """The adapter alone, as PEFT opens it on the model that the run started from: with
+    `new_tokens`, after `resize_token_embeddings` to the tokenizer's length; with `rope_scaling`,
+    with the configuration of the exported model. Every rank calls it.
+    """
+    from peft import get_peft_model_state_dict
+
+    weights = {}
+    for name, tensor in adapter_weights(policy.network):
+        if write:
+            weights[name] = tensor.cpu().clone()  # a shared one has to be written twice
+    if not write:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    named = get_peft_model_state_dict(policy.network, weights, save_embedding_layers=False)
+    save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.deepcopy(policy.network.peft_config["default"])
+    config.inference_mode = True
+    config.base_model_name_or_path = str(resolve_model(model.path))
+    config.save_pretrained(directory)
+    _tokenizer(policy, model, tokenizer).save_pretrained(directory)
+
+
+def _tokenizer(policy: Any, model: schema.Model, tokenizer: Any) -> Any:
+    if tokenizer is None:
+        new_tokens = model.new_tokens if isinstance(model, SupervisedModel) else ()
+        tokenizer = open_tokenizer(model.path, new_tokens)
+    tokenizer = copy.deepcopy(tokenizer)
+    config = base_network(policy.network).config
+    if isinstance(model, SupervisedModel) and model.rope_scaling is not None:
+        tokenizer.model_max_length = rope.reach(config)  # vLLM's limit where it is the least
+    if isinstance(policy, RewardModel):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    return tokenizer

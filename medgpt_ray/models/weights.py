@@ -1,4 +1,4 @@
-"""The policy's weights as an HF checkpoint would name them, one tensor at a time.
+"""A model's weights as an HF checkpoint would name them, one tensor at a time.
 
 Adapters are merged and quantised bases dequantised on the way out; the learner itself is never
 changed. Under ZeRO-3 each tensor is gathered, used and freed, so every rank must iterate in
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgpt_ray.models.policy import Policy
+from medgpt_ray.models.quantised import dequantised
 
 
 @dataclass(frozen=True)
@@ -25,41 +25,60 @@ class Exported:
     build: Callable[[], Tensor]
 
 
-def exported(policy: Policy, dtype: torch.dtype) -> list[Exported]:
-    """What an engine or a checkpoint needs, in a fixed order, cast to `dtype` when built."""
+def exported(policy: Any, dtype: torch.dtype) -> list[Exported]:
+    """What an engine or a checkpoint needs of a `Policy` or a `RewardModel`, in a fixed order, cast
+    to `dtype` when built.
+    """
     return [
         Exported(name, shape, lambda make=make: make().to(dtype).contiguous())  # type: ignore[misc]
-        for name, shape, make in _tensors(policy)
+        for name, shape, make in _tensors(base_network(policy.network), "", set())
     ]
 
 
-def iterate(policy: Policy, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def iterate(policy: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every exported weight; at most one is held at a time."""
     for item in exported(policy, dtype):
         yield item.name, item.build()
 
 
-def _tensors(policy: Policy) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
-    seen = set()  # a tied head is the embedding, and is exported once
-    for path, module in policy.causal_lm.named_modules():
-        if "lora_" in path:
-            continue
-        adapted = hasattr(module, "lora_A")
+def adapter_weights(network: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor) of what is trained in a PEFT model, a shared one under each name."""
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            yield name, _whole(parameter)
+
+
+def base_network(network: Any) -> Any:
+    """The HF model itself, adapters injected."""
+    return network.get_base_model() if hasattr(network, "peft_config") else network
+
+
+def _tensors(
+    module: Any, path: str, seen: set[int]
+) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    """`seen` are the parameters that went out already: a tied head is the embedding again."""
+    if hasattr(module, "lora_A"):
+        base = module.get_base_layer()
+        shape = (module.out_features, module.in_features)
+        yield f"{path}.weight", shape, lambda: _merged(module)
+        if base.bias is not None:
+            yield f"{path}.bias", _shape(base.bias), lambda: _whole(base.bias)
+    elif hasattr(module, "modules_to_save"):
+        yield from _tensors(module.modules_to_save[module.active_adapter], path, seen)
+    elif hasattr(module, "token_adapter"):
+        embeddings = module.token_adapter.base_layer
+        if id(embeddings.weight) not in seen:
+            seen.add(id(embeddings.weight))
+            shape = _shape(embeddings.weight)
+            yield f"{path}.weight", shape, lambda: _with_new_rows(module.token_adapter)
+    else:
         for name, parameter in module.named_parameters(recurse=False):
-            full = f"{path}.{name}".removeprefix(".")
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if full.endswith(".base_layer.weight"):
-                continue  # exported by the adapter layer around it, below
-            yield (
-                full.replace(".base_layer.", "."),
-                _shape(parameter),
-                lambda p=parameter: _whole(p),
-            )
-        if adapted:
-            shape = (module.out_features, module.in_features)
-            yield f"{path}.weight", shape, lambda m=module: _merged(m)
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                full = f"{path}.{name}".removeprefix(".")
+                yield full, _shape(parameter), lambda p=parameter: _whole(p)  # type: ignore[misc]
+        for name, child in module.named_children():
+            yield from _tensors(child, f"{path}.{name}".removeprefix("."), seen)
 
 
 def _shape(parameter: Any) -> tuple[int, ...]:
@@ -83,11 +102,20 @@ def _whole(parameter: nn.Parameter) -> Tensor:
 
 
 def _merged(layer: Any) -> Tensor:
-    """Base weight plus the adapter's delta, float32, [out, in]."""
-    from peft.utils.integrations import dequantize_module_weight
-
+    """Base weight plus the adapter's delta, float32, [out, in]; with DoRA (arXiv 2402.09353) at the
+    trained norm of each row.
+    """
     with torch.no_grad(), _gathered(list(layer.parameters())):
-        (adapter,) = layer.active_adapters
-        base = dequantize_module_weight(layer.base_layer).detach().float()
+        adapter = layer.active_adapter[0]
         up, down = layer.lora_B[adapter].weight.float(), layer.lora_A[adapter].weight.float()
-        return base + layer.scaling[adapter] * (up @ down)
+        delta = layer.scaling[adapter] * (up @ down)
+        weight = dequantised(layer.get_base_layer()).float() + delta
+        if adapter not in layer.lora_magnitude_vector:
+            return weight
+        magnitude = layer.lora_magnitude_vector[adapter].weight.float()
+        return weight * (magnitude / torch.linalg.norm(weight, dim=1))[:, None]
+
+
+def _with_new_rows(layer: Any) -> Tensor:
+    """Embeddings [vocabulary, hidden] with the trained rows of new tokens in their places."""
+    return layer.get_merged_weights(layer.active_adapters).detach()

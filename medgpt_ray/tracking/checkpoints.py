@@ -30,9 +30,13 @@ class Checkpoints:
         complete = self.complete()
         return complete[max(complete)] if complete else None
 
+    def scratch(self, step: int) -> Path:
+        """Where the writers of a checkpoint put their files."""
+        return self.folder / f".step_{step}.tmp"
+
     def begin(self, step: int) -> Path:
-        """An empty scratch directory for the writers of a checkpoint."""
-        scratch = self.folder / f".step_{step}.tmp"
+        """The scratch directory, made anew."""
+        scratch = self.scratch(step)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         return scratch
@@ -42,7 +46,7 @@ class Checkpoints:
 
         FileNotFoundError when one of the `needed` files is not in it: its writer sees another disk.
         """
-        scratch = self.folder / f".step_{step}.tmp"
+        scratch = self.scratch(step)
         files = sorted(path for path in scratch.rglob("*") if path.is_file())
         for name in needed:
             if not (scratch / name).is_file():
@@ -63,7 +67,7 @@ class Checkpoints:
 
     def discard(self, step: int) -> None:
         """Remove the scratch directory of a checkpoint that failed."""
-        shutil.rmtree(self.folder / f".step_{step}.tmp", ignore_errors=True)
+        shutil.rmtree(self.scratch(step), ignore_errors=True)
 
     def why_no_room(self) -> str:
         """A sentence when the disk has less room than the latest checkpoint took, else nothing.

@@ -52,15 +52,16 @@ _IN_A_LINE = [
 class Console:
     """Use as a context; the panel stays on the screen at its last state when the context ends.
 
-    `first_step` is the first step of this process: 1, or the one after the checkpoint. `output` is
-    standard output unless given. What others print goes above the panel.
+    `first_step` is the first step of this process: 1, or the one after the checkpoint.
+    `total_steps` may be unknown until `expect` estimates it. `output` is standard output unless
+    given. What others print goes above the panel.
     """
 
     def __init__(
-        self, total_steps: int, first_step: int, output: RichConsole | None = None
+        self, total_steps: int | None, first_step: int, output: RichConsole | None = None
     ) -> None:
         self._output = output or RichConsole()
-        self._total = total_steps
+        self._total = total_steps or 0
         self._done = first_step - 1
         self._phase, self._running = "starting", True
         self._phases_seen: set[str] = set()
@@ -103,6 +104,10 @@ class Console:
         if not self._live and text not in self._phases_seen:
             self._phases_seen.add(text)
             self._print(f"{text} ...")
+
+    def expect(self, total_steps: int) -> None:
+        """How many steps the run will have, as far as one can tell now."""
+        self._total = total_steps
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """A training step is done. Metrics that are not there are not shown."""

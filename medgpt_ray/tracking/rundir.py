@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -69,6 +70,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.logs = path / "logs"
         self.model = path / "model"
+        self.tokenizer = path / "tokenizer"
         self.report = path / "report.html"
 
     @property
@@ -77,10 +79,14 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path | str, config: RunConfig, source: str, parent: str | None
+        cls,
+        path: Path | str,
+        config: RunConfig,
+        source: str,
+        data: Mapping[str, Sequence[str]],
     ) -> "RunDirectory":
-        """Begin a run: `source` is the text of the file that the user wrote, `parent` the run whose
-        model it continues from. `config.yaml` is written last: it says that the rest is there."""
+        """Begin a run: `source` is the text of the file that the user wrote, `data` the files it
+        reads by their use. `config.yaml` is written last: it says that the rest is there."""
         run = cls(path)
         if run.holds_run:
             raise RunDirectoryError(
@@ -93,7 +99,7 @@ class RunDirectory:
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.source, source)
         write_atomically(run.environment, _json(describe_environment()))
-        write_atomically(run.lineage, _json(_describe_lineage(config, parent)))
+        write_atomically(run.lineage, _json(_describe_lineage(config, data)))
         write_atomically(run.config, _yaml(config.model_dump(mode="json")))
         return run
 
@@ -107,6 +113,14 @@ class RunDirectory:
     def read_config(self) -> RunConfig:
         values = YAML(typ="safe", pure=True).load(self.config)
         return TypeAdapter(RunConfig).validate_python(values)
+
+    def publish_model(self, checkpoint: Path) -> None:
+        """Make the model of a checkpoint the model of the run."""
+        copy = self.path / ".model.tmp"
+        for old in (copy, self.model):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(checkpoint / "model", copy)
+        copy.rename(self.model)
 
     def samples_file(self, step: int) -> Path:
         return self.samples / f"step_{step}.parquet"
@@ -169,19 +183,28 @@ def _gpus() -> list[str]:
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
 
 
-def _describe_lineage(config: RunConfig, parent: str | None) -> dict[str, Any]:
-    files = {"train": config.data.train, "heldout": config.data.heldout}
+def _describe_lineage(config: RunConfig, data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "parent": parent,
+        "stage": config.stage,
+        "parent": parent_run(config.model.path),
         "model": config.model.path,
-        "data": {
-            name: {"path": file, "sha256": _sha256(Path(file))}
-            for name, file in files.items()
-            if file is not None
-        },
+        "data": [
+            {"use": use, "path": file, "sha256": _sha256(Path(file))}
+            for use, files in data.items()
+            for file in files
+        ],
         "code": _code_version(),
     }
+
+
+def parent_run(model: str) -> str | None:
+    """The run whose model a path is: the run directory itself, its `model` or a checkpoint's."""
+    path = Path(model)
+    for folder in (path, *path.parents[:3]):
+        if (folder / "lineage.json").is_file():
+            return str(folder)
+    return None
 
 
 def _sha256(path: Path) -> str:

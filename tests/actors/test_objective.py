@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medgpt_ray.config.supervised import Beta, Kto, Orpo, RewardModelling, Sigmoid, SimPo
-from medgpt_ray.models import objective
+from medgpt_ray.actors import objective
 from medgpt_ray.models.packing import Sequence, collate
 
 PAIRS = 4
@@ -61,24 +61,21 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 }
 
 
-def log_probs(seed: int = 0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
+def log_probs() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
     return [-rng.uniform(0.1, 3, len(s.completion_ids)) for s in BATCH]
 
 
 def run(name: str, cut: Cut) -> tuple[float, list[list[float]], dict[str, float]]:
     """Loss, gradient of each sequence's log-probs (or score), and metrics, as the learner adds."""
-    if name == "reward_model":
-        values = [row[:1] for row in log_probs()]
-    else:
-        values = log_probs()
-    leaves = [torch.tensor(row, requires_grad=True) for row in values]
+    kept = 1 if name == "reward_model" else None
+    leaves = [torch.tensor(row[:kept], requires_grad=True) for row in log_probs()]
     total, sums = 0.0, dict[str, float]()
     for stretches in cut:
         micro = collate(stretches, BATCH)
         outputs: list[Any] = [torch.cat([leaves[i] for i in micro.index])]
         if name != "reward_model":
-            outputs.append("what else a policy returns")
+            outputs.append(torch.ones(len(outputs[0])))  # every token hit
         loss, metrics = OBJECTIVES[name](*outputs, micro)
         counts = 0 if micro.idle else 1
         (loss * counts).backward()
@@ -86,7 +83,7 @@ def run(name: str, cut: Cut) -> tuple[float, list[list[float]], dict[str, float]
         for key, value in metrics.items():
             assert not value.requires_grad
             sums[key] = sums.get(key, 0.0) + value.item() * counts
-    return total, [(leaf if leaf.grad is None else leaf.grad).tolist() for leaf in leaves], sums
+    return total, [leaf.grad.tolist() for leaf in leaves], sums
 
 
 def sums_of(table: list[np.ndarray]) -> np.ndarray:
@@ -106,6 +103,7 @@ DESIRABLE = np.isin(np.arange(2 * PAIRS), (0, 3, 4))
 
 def test_likelihood_is_the_mean_over_trained_tokens() -> None:
     loss, _, metrics = run("likelihood", WHOLE)
+    assert metrics["accuracy"] == metrics["tokens"] == LENGTHS.sum()
     assert loss == pytest.approx(-POLICY.sum() / TOKENS)
     assert metrics == pytest.approx({"nll": -POLICY.sum(), "tokens": TOKENS})
 
@@ -149,7 +147,12 @@ def test_orpo_weighs_every_pair_the_same() -> None:
     loss, _, metrics = run("orpo", WHOLE)
     assert loss == pytest.approx((-means[0::2] - 0.1 * np.log(logistic(ratio))).mean())
     assert metrics == pytest.approx(
-        {"nll": -means[0::2].sum(), "log_odds_ratio": ratio.sum(), "pairs": PAIRS}
+        {
+            "nll": -means[0::2].sum(),
+            "log_odds_ratio": ratio.sum(),
+            "accuracy": (ratio > 0).sum(),
+            "pairs": PAIRS,
+        }
     )
 
 

@@ -4,7 +4,7 @@ Each function returns a loss function of the learner, which gives its micro-batc
 global loss, divided by a count over the whole optimiser step, and sums for the metrics. Sums of
 several micro-batches and ranks are added; dividing one by its count among them gives the mean:
 
-    likelihood                 nll by tokens
+    likelihood                 nll and accuracy by tokens
     dpo, orpo, reward_model    everything by pairs
     kto                        kl by examples; rewards/desirable by examples/desirable, and the
                                other label likewise
@@ -39,12 +39,18 @@ ScoreLoss = Callable[[Tensor, MicroBatch], Part]
 
 
 def likelihood(tokens: int) -> PolicyLoss:
-    """PT and SFT; `tokens`: trained tokens of the optimiser step."""
+    """PT and SFT; `tokens`: trained tokens of the optimiser step. `hits` [N] are 1.0 where the
+    policy's likeliest token is the right one."""
 
-    def loss(log_probs: Tensor, extras: Any, micro: MicroBatch) -> Part:
+    def loss(log_probs: Tensor, hits: Tensor, micro: MicroBatch) -> Part:
         trained = micro.fields["trained"]
         value = negative_log_likelihood(log_probs, trained, tokens)
-        return value, {"nll": value.detach() * tokens, "tokens": trained.sum()}
+        metrics = {
+            "nll": value.detach() * tokens,
+            "accuracy": (hits * trained).sum(),
+            "tokens": trained.sum(),
+        }
+        return value, metrics
 
     return loss
 
@@ -84,6 +90,7 @@ def orpo(section: Orpo, pairs: int) -> PolicyLoss:
         metrics = {
             "nll": -chosen.detach().sum(),
             "log_odds_ratio": log_odds_ratio(chosen.detach(), rejected.detach()).sum(),
+            "accuracy": (chosen > rejected).sum(),
             "pairs": _count(losses),
         }
         return losses.sum() / pairs, metrics

@@ -1,0 +1,315 @@
+"""The worker of a supervised run, one a data-parallel rank: Ray Train starts it, and again after a
+death.
+
+Rank 0 draws the batches from the stream and gives each to all ranks, which learn their shares of
+it. So neither the batches nor their order depend on the number of workers. What happens is told to
+the driver through the monitor.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+
+from medgpt_ray.actors.logs import log_to
+from medgpt_ray.actors.stages import STAGES, Sums, baseline, mismatched, sequences_of
+from medgpt_ray.config.supervised import SimPo, SupervisedRun
+from medgpt_ray.data.examples import Example, Recipe
+from medgpt_ray.data.rejects import Rejects
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.data.sources import SourceFiles
+from medgpt_ray.data.stream import Stream
+from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.export import save_model
+from medgpt_ray.models.learner import Learner, LossFn
+from medgpt_ray.models.load import load_frozen, load_policy
+from medgpt_ray.models.packing import Sequence
+from medgpt_ray.models.policy import Policy
+from medgpt_ray.models.reward import RewardModel, load_reward_model
+from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
+from medgpt_ray.tracking.rundir import RunDirectory
+
+RETRIED = (RuntimeError, ray.exceptions.RayError)
+"""What torch.distributed and Ray raise where somebody else died; other errors come again."""
+EARS_S = 60.0
+"""The longest that the monitor may take to answer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker gets."""
+
+    config: Any
+    recipe: Recipe
+    sources: list[SourceFiles]
+    validation: list[Example]
+    output_dir: str
+    monitor: Any
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What rank 0 tells all ranks to do next: learn the sequences of a batch, or stop."""
+
+    sequences: list[Sequence] = field(default_factory=list)
+    span: tuple[float, float] = (1.0, 1.0)
+    stop: str = ""
+    """`done`, `asked` by the driver, or `failed`."""
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Entry point of every Ray Train worker. Faults of the user's making are told, not retried."""
+    job: Job = settings["job"]
+    rank = ray.train.get_context().get_world_rank()
+    log_to(str(Path(job.output_dir) / "logs" / f"learner-{rank}.log"))
+    worker = None
+    try:
+        worker = TrainWorker(job, rank)
+        worker.run()
+    except RETRIED as error:
+        # A peer or a node may have died: Ray Train starts the group again.
+        if isinstance(error, ray.exceptions.RayTaskError):
+            _fatal(job, rank, error)
+        else:
+            raise
+    except Exception as error:  # noqa: BLE001 (it would come again: told, and not retried)
+        _fatal(job, rank, error)
+        if worker is not None and isinstance(error, DataError):
+            worker.share(Turn(stop="failed"))
+
+
+def _fatal(job: Job, rank: int, error: Exception) -> None:
+    """Tell the driver what ends the run; the log has the whole story."""
+    traceback.print_exception(error)
+    known = isinstance(error, DataError | ModelError | FloatingPointError | OSError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    where = "" if known else f"learner rank {rank}: "
+    ray.get(job.monitor.record.remote(("fatal", f"{where}{text}")), timeout=EARS_S)
+
+
+class TrainWorker:
+    """One rank. All ranks go through the same calls in the same order."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self.job, self.config, self.rank = job, job.config, rank
+        self.stage = STAGES[self.config.stage]
+        torch.set_num_threads(self.config.learner.threads)
+        # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(
+            "nccl" if self.config.learner.gpus else "gloo", dist_init_required=False
+        )
+        self.tell("phase", "loading the model")
+        unit = 2 if self.stage.paired else 1
+        section = self.config.model
+        self.learner = Learner(
+            _module(self.config), section, self.config.learner, self.config.seed, unit
+        )
+        self.run_directory = RunDirectory(job.output_dir)
+        self.checkpoints = Checkpoints(self.run_directory.checkpoints)
+        self.step, self.validated = 0, -1
+        """Updates made, and how many there were at the last validation."""
+        self.best: tuple[float, int] | None = None
+        """Validation loss and step."""
+        self.worse = 0
+        """Validations in a row without a better loss."""
+        self.stopping = False
+        self.reference = self._reference() if self.stage.reference else None
+        self.stream = self._stream() if rank == 0 else None
+        self._restore()
+
+    def run(self) -> None:
+        """Validate, learn batch by batch, checkpoint; the same on all ranks."""
+        every = self.config.data.validation.every_steps
+        if self.step == 0:
+            self._validate()
+        began = time.monotonic()
+        for turn in self._turns():
+            if turn.stop:
+                break
+            waited = time.monotonic() - began
+            metrics = self._learn(turn) | {"time/data": waited}
+            self.step += 1
+            metrics["time/step"] = time.monotonic() - began
+            self._record(metrics)
+            if every and self.step % every == 0:
+                self._validate()
+            if self.step % self.config.checkpoint.every_steps == 0 or self._is_best():
+                self._checkpoint()
+            if self._no_better():
+                turn = Turn(stop="done")
+                break
+            began = time.monotonic()
+        if turn.stop == "done":
+            self._validate()
+        if turn.stop != "failed":
+            self._checkpoint()
+            self.tell("stopped" if turn.stop == "asked" else "done", self.step)
+
+    def share(self, turn: Turn | None) -> Turn:
+        """The turn of rank 0, on all ranks."""
+        box: list[Any] = [turn]
+        dist.broadcast_object_list(box, src=0)
+        assert box[0] is not None
+        return box[0]
+
+    def tell(self, name: str, what: Any) -> bool:
+        """From rank 0 to the driver; True when it wants the run to stop."""
+        if self.rank:
+            return False
+        return bool(ray.get(self.job.monitor.record.remote((name, what)), timeout=EARS_S))
+
+    def _turns(self) -> Iterator[Turn]:
+        """The turns of rank 0, which draws the batches, on all ranks."""
+        if self.stream is None:
+            while True:
+                yield self.share(None)
+        for batch in self.stream:
+            yield self.share(Turn(sequences_of(batch.examples), batch.span))
+            if self.stopping:
+                yield self.share(Turn(stop="asked"))
+        yield self.share(Turn(stop="done"))
+
+    def _learn(self, turn: Turn) -> Sums:
+        began = time.monotonic()
+        loss, sequences = self._objective(turn.sequences)
+        sums = self.learner.step(sequences, loss, turn.span)
+        metrics = self.stage.means(sums)
+        seconds = time.monotonic() - began
+        metrics["time/learn"] = seconds
+        metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / seconds
+        metrics["progress"] = turn.span[1]
+        return metrics
+
+    def _objective(self, sequences: list[Sequence]) -> tuple[LossFn, list[Sequence]]:
+        """The loss of a batch, and the batch with the fields that it needs."""
+        section = getattr(self.config, "objective", None)
+        z0 = None
+        if self.stage.reference and not isinstance(section, SimPo):
+            values = self.reference(sequences)
+            sequences = [
+                replace(sequence, fields={**sequence.fields, "reference_log_probs": value})
+                for sequence, value in zip(sequences, values, strict=True)
+            ]
+        if self.stage.baseline:
+            crossed = mismatched(sequences)
+            z0 = baseline(self.learner.log_probs(crossed), self.reference(crossed), crossed)
+        return self.stage.loss(section, sequences, z0), sequences
+
+    def _validate(self) -> None:
+        """Measure the validation rows, unless that was done after this very step."""
+        if not self.job.validation or self.validated == self.step:
+            return
+        self.tell("phase", "validation")
+        loss, sequences = self._objective(sequences_of(self.job.validation))
+        metrics = self.stage.means(self.learner.measure(sequences, loss))
+        self.validated = self.step
+        if self.best is None or metrics["loss"] < self.best[0]:
+            self.best, self.worse = (metrics["loss"], self.step), 0
+        else:
+            self.worse += 1
+        named = {f"validation/{name}": value for name, value in metrics.items()}
+        self.tell("validation", (self.step, named))
+
+    def _is_best(self) -> bool:
+        keep = self.config.checkpoint.keep_best
+        return bool(keep and self.best and self.best[1] == self.step)
+
+    def _no_better(self) -> bool:
+        patience = self.config.data.validation.patience
+        return bool(patience) and self.validated == self.step and self.worse >= patience
+
+    def _record(self, metrics: Sums) -> None:
+        if self.rank == 0:
+            metrics |= self._counts()
+        self.stopping = self.tell("step", (self.step, metrics))
+
+    def _counts(self) -> Sums:
+        """What became of the rows so far, over all sources."""
+        assert self.stream is not None
+        found = {"epoch": self.stream.progress}
+        for number, counts in enumerate(self.stream.counts):
+            found[f"data/{number}/rows"] = counts.rows
+            for name in ("rejected", "held_out", "near_duplicates"):
+                found[f"data/{name}"] = found.get(f"data/{name}", 0) + getattr(counts, name)
+            dropped = sum(counts.dropped.values())
+            found["data/dropped"] = found.get("data/dropped", 0) + dropped
+        return {name: float(value) for name, value in found.items()}
+
+    def _checkpoint(self) -> None:
+        """Save the state after `self.step` updates, unless it is there."""
+        if self.step in self.checkpoints.complete():
+            return
+        self.tell("phase", "checkpoint")
+        if self.rank == 0:
+            self.checkpoints.begin(self.step)
+        dist.barrier()
+        scratch = self.checkpoints.scratch(self.step)
+        self.learner.save(scratch / "learner")
+        save_model(self.learner.module, self.config.model, scratch / "model", self.rank == 0)
+        if self.stream is not None:
+            state = {
+                "step": self.step,
+                "stream": self.stream.state(),
+                "best": self.best,
+                "worse": self.worse,
+                "validated": self.validated,
+                "dtype": self.config.model.dtype,
+            }
+            needed = ["model/model.safetensors"]
+            needed += [f"learner/rng-{rank}.pt" for rank in range(self.learner.ranks)]
+            self.checkpoints.commit(self.step, state, needed)
+            keep = self.config.checkpoint
+            best = self.best[1] if self.best and keep.keep_best else None
+            self.checkpoints.prune(keep.keep_last, best)
+        dist.barrier()
+        self.tell("checkpoint", self.step)
+
+    def _restore(self) -> None:
+        """Continue from the newest checkpoint of this run, the first time only if it may."""
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is not None:
+            state = read_state(checkpoint)
+            self.learner.load(checkpoint / "learner")
+            self.step, self.worse = state["step"], state["worse"]
+            self.validated = state["validated"]
+            self.best = tuple(state["best"]) if state["best"] else None
+            if self.stream is not None:
+                self.stream.restore(state["stream"])
+        self.tell("started", self.step)
+
+    def _stream(self) -> Stream:
+        config = self.config
+        return Stream(
+            self.job.recipe,
+            self.job.sources,
+            Rejects(self.run_directory.path / "rejected.jsonl", config.data),
+            examples_per_step=config.examples_per_step,
+            epochs=config.epochs,
+            steps=config.steps,
+        )
+
+    def _reference(self) -> Callable[[list[Sequence]], list[np.ndarray]]:
+        """Log-probs under the reference: the policy without its adapter, or a frozen model."""
+        path = self.config.reference.path
+        if self.learner.adapted and path is None:
+            return lambda sequences: self.learner.log_probs(sequences, adapter=False)
+        model = self.config.model
+        section = model.model_copy(update={"path": path}) if path else model
+        frozen = Policy(load_frozen(section), 1.0, "hit").to(self.learner.device)
+        return lambda sequences: self.learner.score(frozen, sequences)
+
+
+def _module(config: SupervisedRun) -> Any:
+    if config.stage == "rm":
+        return RewardModel(load_reward_model(config.model, config.seed))
+    return Policy(load_policy(config.model, config.seed), 1.0, "hit")

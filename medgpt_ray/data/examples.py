@@ -1,0 +1,237 @@
+"""From a segment of a data file to tokenised examples, as an Arrow table. Runs in Ray Data's tasks.
+
+A row is read, checked, put on the training or the validation side, rendered and tokenised here;
+whatever is wrong with it travels on as a row of the table, so that nothing is lost in silence.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from medgpt_ray.config.supervised import SupervisedData
+from medgpt_ray.data.files import Record, Segment, read
+from medgpt_ray.data.formats import for_stage, parse
+from medgpt_ray.data.render import Dropped, Renderer
+from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash
+from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row, Tokens
+
+ROWS_PER_TABLE = 256
+SCHEMA = pa.schema(
+    [
+        ("work", pa.int32()),
+        ("source", pa.int32()),
+        ("rows", pa.int32()),
+        ("place", pa.string()),
+        ("problem", pa.string()),
+        ("raw", pa.string()),
+        ("dropped", pa.string()),
+        ("held_out", pa.bool_()),
+        ("near", pa.bool_()),
+        ("value", pa.float32()),
+        ("lengths", pa.list_(pa.int32())),
+        ("ids", pa.list_(pa.int32())),
+        ("trained", pa.list_(pa.bool_())),
+    ]
+)
+"""`rows` is 0 for the second of two examples made from one row; `problem`, `dropped` or `held_out` for a row that is not trained on; `lengths` cuts `ids` and
+`trained` into sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A segment in an epoch, of whose rows a share is drawn by a hash of seed, epoch and row."""
+
+    segment: Segment
+    format: str
+    source: int
+    epoch: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that turns a row into examples, the same for every row of a run."""
+
+    stage: str
+    data: SupervisedData
+    tokenizer: str
+    """Directory of the tokenizer, new tokens included."""
+    seed: int
+    validation: frozenset[bytes] = field(default=frozenset(), repr=False)
+    """Content hashes of the rows of `data.validation.path`."""
+    near_validation: frozenset[bytes] = field(default=frozenset(), repr=False)
+
+    @property
+    def paired(self) -> bool:
+        """An example is two sequences, the chosen and the rejected."""
+        return self.stage in ("rm", "dpo", "orpo")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is counted in `examples_per_step`: a sequence, or the two of a pair."""
+
+    place: str
+    """`file:line` of its row."""
+    sequences: tuple[tuple[np.ndarray, np.ndarray], ...]
+    """Token ids [T] int32 and which of them are trained [T] bool, of each."""
+    value: float
+    """The margin of a pair, 1 or 0 for a labelled answer; NaN where there is none."""
+
+
+def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
+    """The rows of a segment that this epoch draws; `number` goes into the column `work`."""
+    rows: list[dict[str, Any]] = []
+    for record in read(work.segment):
+        if work.share < 1 and not _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share):
+            continue
+        made = _examples(record, work.format, recipe)
+        common = {"work": number, "source": work.source, "place": record.place}
+        rows += [one | common | {"rows": int(one is made[0])} for one in made]
+        if len(rows) >= ROWS_PER_TABLE:
+            yield pa.Table.from_pylist(rows, schema=SCHEMA)
+            rows = []
+    yield pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _examples(record: Record, format: str, recipe: Recipe) -> list[dict[str, Any]]:
+    try:
+        if isinstance(record.value, BadRow):
+            raise record.value
+        rows = for_stage(parse(record.value, format), recipe.stage)
+        return [_row(row, recipe) for row in rows]
+    except BadRow as bad:
+        known = not isinstance(record.value, BadRow)
+        raw = json.dumps(record.value, ensure_ascii=False) if known else ""
+        return [_empty() | {"problem": str(bad), "raw": raw}]
+
+
+def validation_rows(
+    works: Sequence[Work], recipe: Recipe, everything: bool
+) -> Iterator[tuple[Row, str]]:
+    """Rows of the validation side with their `file:line`, in the order of the files.
+
+    That is `everything` of a file of its own, where a bad row raises `DataError`; of training
+    files it is the held-out share, and the training stream reports the bad rows.
+    """
+    for work in works:
+        for record in read(work.segment):
+            try:
+                if isinstance(record.value, BadRow):
+                    raise record.value
+                rows = for_stage(parse(record.value, work.format), recipe.stage)
+            except BadRow as bad:
+                if everything:
+                    raise DataError([f"{record.place}: {bad}"]) from None
+                continue
+            for row in rows:
+                if everything or held_out(row, recipe):
+                    yield row, record.place
+
+
+def held_out(row: Row, recipe: Recipe) -> bool:
+    """True for the seeded share of rows, told by their content: equal rows are on one side."""
+    share = recipe.data.validation.share
+    return share > 0 and _drawn(f"{recipe.seed}/", share, content_hash(row))
+
+
+def render(row: Row, renderer: Renderer) -> list[Tokens] | Dropped:
+    """The sequences of a row: pieces of a document, one conversation, chosen and rejected."""
+    if isinstance(row, Document):
+        return renderer.document(row)
+    if isinstance(row, Preference):
+        pair = renderer.preference(row)
+        return pair if isinstance(pair, Dropped) else list(pair)
+    single = renderer.conversation(row) if isinstance(row, Conversation) else renderer.labelled(row)
+    return single if isinstance(single, Dropped) else [single]
+
+
+def _row(row: Row, recipe: Recipe) -> dict[str, Any]:
+    made = _empty()
+    if recipe.near_validation:
+        made["near"] = near_hash(row) in recipe.near_validation
+    if recipe.validation and content_hash(row) in recipe.validation:
+        raise BadRow("", "is a row of data.validation.path as well: remove it from one of them")
+    if held_out(row, recipe):
+        return made | {"held_out": True, "near": False}
+    tokens = render(row, renderer_of(recipe.tokenizer, recipe.data))
+    if isinstance(tokens, Dropped):
+        return made | {"dropped": tokens.reason}
+    return made | {
+        "value": value_of(row),
+        "lengths": [len(one.ids) for one in tokens],
+        "ids": [token for one in tokens for token in one.ids],
+        "trained": [each for one in tokens for each in one.trained],
+    }
+
+
+def value_of(row: Row) -> float | None:
+    if isinstance(row, Preference):
+        return row.margin
+    return float(row.desirable) if isinstance(row, Labelled) else None
+
+
+def _empty() -> dict[str, Any]:
+    return {"problem": "", "raw": "", "dropped": "", "held_out": False, "near": False}
+
+
+@cache
+def _tokenizer(directory: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
+
+
+_RENDERERS: dict[tuple[str, str], Renderer] = {}
+
+
+def renderer_of(tokenizer: str, data: SupervisedData) -> Renderer:
+    """The renderer of this process, made once."""
+    key = tokenizer, data.model_dump_json()
+    if key not in _RENDERERS:
+        _RENDERERS[key] = Renderer(_tokenizer(tokenizer), data)
+    return _RENDERERS[key]
+
+
+def _drawn(salt: str, share: float, content: bytes = b"") -> bool:
+    """True for a seeded share of all contents."""
+    digest = blake2b(salt.encode() + content, digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def examples_of(table: pa.Table, paired: bool) -> Iterator[tuple[dict[str, Any], list[Example]]]:
+    """Each row of a table of `tokenise` without its tokens, and its examples."""
+    small = table.drop_columns(["lengths", "ids", "trained"]).to_pylist()
+    columns = {name: _flat(table[name]) for name in ("lengths", "ids", "trained")}
+    for index, row in enumerate(small):
+        lengths, ids, trained = (
+            values[starts[index] : starts[index + 1]] for values, starts in columns.values()
+        )
+        ends = np.cumsum(lengths)
+        sequences = [
+            (ids[end - length : end], trained[end - length : end])
+            for end, length in zip(ends, lengths, strict=True)
+        ]
+        size = 2 if paired else 1
+        value = float("nan") if row["value"] is None else row["value"]
+        yield (
+            row,
+            [
+                Example(row["place"], tuple(sequences[at : at + size]), value)
+                for at in range(0, len(sequences), size)
+            ],
+        )
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a list column and where each row's begin; a missing list is an empty one."""
+    array = column.combine_chunks()
+    lengths = np.asarray(pa.compute.fill_null(pa.compute.list_value_length(array), 0))
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    return values, np.concatenate([[0], np.cumsum(lengths)])

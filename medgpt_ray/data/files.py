@@ -1,0 +1,358 @@
+"""Files of training data: found, cut into segments that workers share out, and read row by row.
+
+What is wrong with a row is a record like any other, so one bad line loses no other; what is wrong
+with a file raises `DataError`. Rows stream: neither a file nor a decompressed one is held whole.
+"""
+
+import functools
+import glob
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medgpt_ray.data.json_list import CHUNK_BYTES, Element, elements, too_long
+from medgpt_ray.data.rows import BadRow, DataError, check_values, decode, kind, parse_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Kind = Literal["json", "jsonl", "parquet", "txt", "hf"]
+
+MAX_ROW_BYTES = 8 * 2**20
+SEGMENT_BYTES = 4 * 2**20
+SUFFIXES: dict[str, Kind] = {".json": "json", ".jsonl": "jsonl", ".txt": "txt"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+KNOWN = ".json, .jsonl, .txt (each also with .gz or .zst) and .parquet"
+BOM = b"\xef\xbb\xbf"
+BATCH_ROWS = 256
+
+# JSON text without any of these holds no value that `check_values` refuses.
+_SUSPICIOUS = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity|\d[eE]\+?\d{3}")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One file, or one split of a Hugging Face data set."""
+
+    path: str
+    """Of a data set `hf:NAME:SPLIT`."""
+    kind: Kind
+    compression: str | None = None
+    """gzip or zstd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a file that can be read on its own."""
+
+    file: DataFile
+    start: int
+    end: int | None
+    """`start` to `end` (exclusive) are bytes of a jsonl or txt file, row groups of Parquet, rows of
+    a Hugging Face data set; none is the end of the file."""
+    first_line: int
+    """Number of the first line, or of the first row where there are no lines; counted from 1."""
+    rows: int | None
+    """None where only reading would tell: compressed and .json files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as it was read: an object, the text of a txt line, or what is wrong with it."""
+
+    path: str
+    line: int
+    """Where the row begins; of Parquet and Hugging Face data sets the number of the row."""
+    value: dict[str, Any] | str | BadRow
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+def find(path: str) -> list[DataFile]:
+    """The data files that `path` names, in the order of their names.
+
+    A directory is searched to its depth without hidden files; files of other kinds are skipped
+    there and in the matches of a glob, and an error where they are named.
+    """
+    if path.startswith("hf:"):
+        return [_data_set(path)]
+    if Path(path).is_dir():
+        files = _below(Path(path))
+    elif Path(path).exists():
+        if not (file := data_file(path)):
+            raise DataError([f"{path}: unknown kind of file, expected {KNOWN}"])
+        return [file]
+    elif glob.has_magic(path):
+        matches = (Path(match) for match in sorted(glob.glob(path, recursive=True)))
+        files = [file for match in matches for file in _below(match)]
+    else:
+        raise DataError([f"{path}: no such file (relative to {Path.cwd()})"])
+    if not files:
+        raise DataError([f"{path}: no data files there, expected {KNOWN}"])
+    return list(dict.fromkeys(files))
+
+
+def _below(path: Path) -> list[DataFile]:
+    if not path.is_dir():
+        names = [path]
+    else:
+        names = [
+            name
+            for name in sorted(path.rglob("*"))
+            if not any(part.startswith(".") for part in name.relative_to(path).parts)
+        ]
+    files = (data_file(str(name)) for name in names if name.is_file())
+    return [file for file in files if file]
+
+
+def data_file(path: str) -> DataFile | None:
+    """What the suffixes of a file's name say of it; none for a kind that is not known."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    if suffixes[-1:] == [".parquet"]:
+        return DataFile(path, "parquet")
+    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+    inner = suffixes[-2:-1] if compression else suffixes[-1:]
+    known = SUFFIXES.get(inner[0]) if inner else None
+    return DataFile(path, known, compression) if known else None
+
+
+def segments(file: DataFile, bytes_per_segment: int = SEGMENT_BYTES) -> list[Segment]:
+    """`file` cut into parts of about `bytes_per_segment`, each at least one row.
+
+    Raises `DataError` for a file that cannot be opened or holds no row.
+    """
+    with _faults(file.path):
+        if file.kind == "parquet":
+            cut = _row_groups(file)
+        elif file.kind == "hf":
+            cut = _row_ranges(file, bytes_per_segment)
+        elif file.kind == "json" or file.compression:
+            return [Segment(file, 0, None, 1, None)]
+        else:
+            cut = _line_ranges(file, bytes_per_segment)
+    if not cut:
+        raise _empty(file.path)
+    return cut
+
+
+def _line_ranges(file: DataFile, bytes_per_segment: int) -> list[Segment]:
+    cut: list[Segment] = []
+    start = end = rows = 0
+    first_line = line = 1
+    with _open(file) as stream:
+        for text, size in _lines(stream):
+            end, line, rows = end + size, line + 1, rows + bool(text.strip())
+            if end - start >= bytes_per_segment:
+                cut.append(Segment(file, start, end, first_line, rows))
+                start, first_line, rows = end, line, 0
+    cut.append(Segment(file, start, end, first_line, rows))
+    return [segment for segment in cut if segment.rows]
+
+
+def _row_groups(file: DataFile) -> list[Segment]:
+    metadata = pq.read_metadata(file.path)
+    cut, first = [], 1
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if rows:
+            cut.append(Segment(file, group, group + 1, first, rows))
+        first += rows
+    return cut
+
+
+def _row_ranges(file: DataFile, bytes_per_segment: int) -> list[Segment]:
+    table = _load(file.path)
+    rows = table.num_rows
+    each = max(1, rows * bytes_per_segment // max(1, table.data.nbytes))
+    return [
+        Segment(file, start, min(start + each, rows), start + 1, min(each, rows - start))
+        for start in range(0, rows, each)
+    ]
+
+
+def read(segment: Segment) -> Iterator[Record]:
+    """The rows of `segment` in order; blank lines are skipped.
+
+    Raises `DataError` where the file itself turns out to be damaged, after the rows before that.
+    """
+    file, empty = segment.file, True
+    with _faults(file.path):
+        for line, value in _values(segment):
+            empty = False
+            yield Record(file.path, line, value)
+    if empty:
+        raise _empty(file.path)
+
+
+def _values(segment: Segment) -> Iterator[tuple[int, dict[str, Any] | str | BadRow]]:
+    file = segment.file
+    if file.kind == "parquet":
+        yield from _parquet_rows(segment)
+    elif file.kind == "hf":
+        rows = _load(file.path).select(range(segment.start, cast(int, segment.end)))
+        yield from _arrow_rows(rows.with_format("arrow").iter(BATCH_ROWS), segment.first_line)
+    else:
+        for line, data in _list_elements(file) if _is_list(file) else _text_lines(segment):
+            try:
+                yield line, _value(data, file)
+            except BadRow as bad:
+                yield line, bad
+
+
+def _value(data: bytes | BadRow, file: DataFile) -> dict[str, Any] | str:
+    if isinstance(data, BadRow):
+        raise data
+    if data.startswith(BOM):
+        raise BadRow("", "byte order mark, save the file as UTF-8 without one")
+    if len(data) > MAX_ROW_BYTES:
+        raise too_long(MAX_ROW_BYTES)
+    if file.kind == "txt":
+        return decode(data)
+    row = parse_json(data)
+    if not isinstance(row, dict):
+        raise BadRow("", f"is {kind(row)}, expected a JSON object")
+    if _SUSPICIOUS.search(data):
+        check_values(row)
+    return row
+
+
+def _is_list(file: DataFile) -> bool:
+    """Whether a .json file holds one list; else it is one object a line, called json by mistake."""
+    if file.kind != "json":
+        return False
+    with _open(file) as stream:
+        start = stream.readline(MAX_ROW_BYTES).removeprefix(BOM).strip()
+        while not start and (line := stream.readline(MAX_ROW_BYTES)):
+            start = line.strip()
+    if start == b"{":
+        problem = f"{file.path}: one JSON object over several lines, expected a list of objects"
+        raise DataError([problem])
+    return start.startswith(b"[")
+
+
+def _list_elements(file: DataFile) -> Iterator[Element]:
+    with _open(file) as stream:
+        yield from elements(stream, MAX_ROW_BYTES)
+
+
+def _text_lines(segment: Segment) -> Iterator[tuple[int, bytes]]:
+    with _open(segment.file) as stream:
+        if segment.start:
+            stream.seek(segment.start)
+        position = segment.start
+        for line, (text, size) in enumerate(_lines(stream), start=segment.first_line):
+            if text.strip():
+                yield line, text
+            position += size
+            if position == segment.end:
+                return
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Each line without its end, cut to MAX_ROW_BYTES + 1, and the bytes that it takes whole."""
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        size, end = len(line), line
+        while not end.endswith(b"\n") and (end := stream.readline(CHUNK_BYTES)):
+            size += len(end)
+        yield line.rstrip(b"\r\n"), size
+
+
+@contextmanager
+def _open(file: DataFile) -> Iterator[BinaryIO]:
+    """The bytes of a text file, decompressed: by pyarrow, as zstandard misses a cut-off file."""
+    if file.compression:
+        raw = pa.input_stream(file.path, compression=file.compression)
+    else:
+        raw = io.FileIO(file.path)
+    with io.BufferedReader(raw, CHUNK_BYTES) as stream:
+        if stream.peek(2).startswith((b"\xff\xfe", b"\xfe\xff")):
+            problem = f"{file.path}: is UTF-16, save it as UTF-8 without a byte order mark"
+            raise DataError([problem])
+        yield stream
+
+
+def _parquet_rows(segment: Segment) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    with pq.ParquetFile(segment.file.path) as parquet:
+        batches = parquet.iter_batches(BATCH_ROWS, row_groups=[segment.start])
+        yield from _arrow_rows(batches, segment.first_line)
+
+
+def _arrow_rows(
+    batches: Iterable[pa.RecordBatch | pa.Table], first: int
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    number = first
+    for batch in batches:
+        for index in range(batch.num_rows):
+            yield number, _arrow_row(batch.slice(index, 1))
+            number += 1
+
+
+def _arrow_row(row: pa.RecordBatch | pa.Table) -> dict[str, Any] | BadRow:
+    if row.nbytes > MAX_ROW_BYTES:
+        return too_long(MAX_ROW_BYTES)
+    try:
+        (values,) = row.to_pylist()
+    except UnicodeDecodeError as error:
+        return BadRow("", f"invalid UTF-8 at byte {error.start + 1} of a text, write it as UTF-8")
+    return {name: _without_nulls(value) for name, value in values.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Arrow fills the fields that an object lacks and its neighbours have with null."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _data_set(path: str) -> DataFile:
+    """`hf:NAME` is its train split, or the only one that it has."""
+    name, _, split = path.removeprefix("hf:").partition(":")
+    if not split:
+        with _hub_faults(path) as datasets:
+            splits = datasets.get_dataset_split_names(name)
+        if "train" not in splits and len(splits) > 1:
+            raise DataError([f"{path}: has the splits {', '.join(splits)}: add one as {path}:NAME"])
+        split = "train" if "train" in splits else splits[0]
+    return DataFile(f"hf:{name}:{split}", "hf")
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: str) -> "Dataset":
+    name, _, split = path.removeprefix("hf:").partition(":")
+    with _hub_faults(path) as datasets:
+        return datasets.load_dataset(name, split=split)
+
+
+@contextmanager
+def _hub_faults(path: str) -> Iterator[Any]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield datasets
+    except (OSError, ValueError, DatasetsError) as error:
+        raise DataError([f"{path}: cannot be loaded: {' '.join(str(error).split())}"]) from None
+
+
+@contextmanager
+def _faults(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError([f"{path}: no such file (relative to {Path.cwd()})"]) from None
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError([f"{path}: cannot be read: {reason}"]) from None
+
+
+def _empty(path: str) -> DataError:
+    return DataError([f"{path}: empty, expected at least one row"])

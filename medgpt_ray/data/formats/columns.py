@@ -1,0 +1,130 @@
+"""Columns that several formats have: system, history, tools, and a prompt with its answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from medgpt_ray.data.formats.turns import Turn, check_order, read_turn, read_turns
+from medgpt_ray.data.rows import BadRow, check_text, check_values, kind, parse_json_text
+from medgpt_ray.types import Message
+
+Object = dict[str, Any]
+
+
+def required(record: Object, name: str) -> Any:
+    if name not in record:
+        raise BadRow(name, "missing")
+    return record[name]
+
+
+def given(record: Object, name: str) -> Any:
+    """An optional column; None where it is null or a blank text."""
+    value = record.get(name)
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def refused(record: Object, names: Sequence[str], reason: str) -> None:
+    """Raises for a column that would change the meaning of the row and that a format lacks."""
+    for name in names:
+        if given(record, name) not in (None, [], "[]"):
+            raise BadRow(name, reason)
+
+
+def read_tools(record: Object) -> tuple[dict[str, Any], ...]:
+    """`tools` as OpenAI writes them: a list or its JSON text, of functions wrapped or bare."""
+    value = given(record, "tools")
+    if isinstance(value, str):
+        value = parse_json_text(value, "tools")
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BadRow("tools", f"is {kind(value)}, expected a list of functions or its JSON text")
+    check_values(value, "tools")
+    return tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(value))
+
+
+def _tool(tool: Any, field: str) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        raise BadRow(field, f"is {kind(tool)}, expected {{name, description, parameters}}")
+    wrapped = {"type": "function"} | (tool if "function" in tool else {"function": tool})
+    function = wrapped["function"]
+    if not isinstance(function, dict) or "name" not in function:
+        raise BadRow(field, f"has the keys {list(tool)}, expected name, description, parameters")
+    check_text(function["name"], f"{field}.name")
+    return wrapped
+
+
+def with_system(record: Object, turns: list[Turn]) -> list[Turn]:
+    """`turns` after the column `system`, where that holds something."""
+    value = given(record, "system")
+    if value is None:
+        return turns
+    if turns[0].message["role"] == "system":
+        raise BadRow("system", f"given together with {turns[0].field}, keep one of them")
+    message = {"role": "system", "content": check_text(value, "system")}
+    return [Turn("system", message), *turns]
+
+
+def read_history(record: Object) -> list[Turn]:
+    """The column `history`, a list of [question, answer]."""
+    value = given(record, "history")
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadRow("history", f"is {kind(value)}, expected a list of [question, answer]")
+    turns = []
+    for index, pair in enumerate(value):
+        field = f"history[{index}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            what = f"{len(pair)} items" if isinstance(pair, list) else kind(pair)
+            raise BadRow(field, f"is {what}, expected [question, answer]")
+        turns += [user(pair[0], f"{field}[0]"), assistant(pair[1], f"{field}[1]")]
+    return turns
+
+
+def read_prompt(record: Object) -> list[Turn]:
+    """The column `prompt`: the user's text, or turns."""
+    value = required(record, "prompt")
+    return read_turns(value, "prompt") if isinstance(value, list) else [user(value, "prompt")]
+
+
+def read_answer(record: Object, name: str) -> list[Turn]:
+    """A column that holds the assistant's text, one turn, or turns that go on from a prompt."""
+    value = required(record, name)
+    if isinstance(value, list):
+        return read_turns(value, name)
+    return [read_turn(value, name) if isinstance(value, dict) else assistant(value, name)]
+
+
+def go_on(prompt: Sequence[Turn], answer: Sequence[Turn], name: str) -> tuple[Message, ...]:
+    """The messages of a prompt and of the answer to it, which is the column `name`."""
+    if answer[0].message["role"] != "assistant":
+        reason = f"an answer begins with the assistant, not with the {answer[0].message['role']}"
+        raise BadRow(answer[0].field, reason)
+    return check_order([*prompt, *answer], name)
+
+
+def user(value: Any, field: str) -> Turn:
+    return Turn(field, {"role": "user", "content": check_text(value, field)})
+
+
+def assistant(value: Any, field: str) -> Turn:
+    return Turn(field, {"role": "assistant", "content": check_text(value, field)})
+
+
+def exchanges(messages: Sequence[Message], format: str) -> tuple[str, list[str]]:
+    """System text ("" for none) and the texts of user and assistant in turn; raises for a
+    conversation with calls, which `format` cannot express."""
+    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+    turns = messages[1:] if system else messages
+    if any(message["role"] == "tool" or "tool_calls" in message for message in turns):
+        raise inexpressible("tool calls", format)
+    return system, [message["content"] for message in turns]
+
+
+def no_tools(tools: Sequence[dict[str, Any]], format: str) -> None:
+    if tools:
+        raise inexpressible("tools", format)
+
+
+def inexpressible(what: str, format: str) -> BadRow:
+    return BadRow("", f"{format} cannot express {what}: convert to another format")

@@ -1,0 +1,126 @@
+"""Formats of documents and of conversations: reading a row of them and writing one."""
+
+import json
+from typing import Any
+
+from medgpt_ray.data.formats.columns import (
+    Object,
+    assistant,
+    exchanges,
+    given,
+    go_on,
+    inexpressible,
+    no_tools,
+    read_answer,
+    read_history,
+    read_prompt,
+    read_tools,
+    refused,
+    required,
+    user,
+    with_system,
+)
+from medgpt_ray.data.formats.turns import check_order, openai_turns, read_turns, sharegpt_turns
+from medgpt_ray.data.rows import BadRow, check_text
+from medgpt_ray.types import Conversation, Document
+
+
+def read_text(record: Object) -> Document:
+    return Document(check_text(required(record, "text"), "text"))
+
+
+def write_text(row: Document) -> Object:
+    return {"text": row.text}
+
+
+def read_sharegpt(record: Object) -> Conversation:
+    turns = with_system(record, read_turns(required(record, "conversations"), "conversations"))
+    return Conversation(check_order(turns, "conversations"), read_tools(record))
+
+
+def write_sharegpt(row: Conversation) -> Object:
+    return {"conversations": sharegpt_turns(row.messages)} | tools_as_text(row.tools)
+
+
+def tools_as_text(tools: tuple[dict[str, Any], ...]) -> Object:
+    """The column `tools` as ShareGPT's files have it: JSON text, of bare functions."""
+    if not tools:
+        return {}
+    bare = [tool["function"] if set(tool) == {"type", "function"} else tool for tool in tools]
+    return {"tools": json.dumps(bare, ensure_ascii=False)}
+
+
+def read_messages(record: Object) -> Conversation:
+    turns = with_system(record, read_turns(required(record, "messages"), "messages"))
+    return Conversation(check_order(turns, "messages"), read_tools(record))
+
+
+def write_messages(row: Conversation) -> Object:
+    return {"messages": openai_turns(row.messages)} | as_tools(row.tools)
+
+
+def as_tools(tools: tuple[dict[str, Any], ...]) -> Object:
+    return {"tools": list(tools)} if tools else {}
+
+
+def read_alpaca(record: Object) -> Conversation:
+    """The user's text is the instruction and, after an empty line, the input."""
+    refused(record, ("tools",), "alpaca rows have none: use the sharegpt or messages format")
+    instruction, extra = required(record, "instruction"), given(record, "input")
+    if extra is None:
+        text = check_text(instruction, "instruction")
+    elif instruction == "":
+        text = check_text(extra, "input")
+    else:
+        text = f"{check_text(instruction, 'instruction')}\n\n{check_text(extra, 'input')}"
+    question = user(text, "instruction")
+    answer = assistant(required(record, "output"), "output")
+    prompt = with_system(record, [*read_history(record), question])
+    return Conversation(go_on(prompt, [answer], "output"))
+
+
+def write_alpaca(row: Conversation) -> Object:
+    no_tools(row.tools, "alpaca")
+    system, texts = exchanges(row.messages, "alpaca")
+    *before, question, answer = texts
+    record: Object = {"instruction": question, "input": "", "output": answer}
+    return record | system_and_history(system, before)
+
+
+def system_and_history(system: str, texts: list[str]) -> Object:
+    """The columns of what comes before the last question, those that hold something."""
+    pairs = [list(pair) for pair in zip(texts[::2], texts[1::2], strict=True)]
+    return ({"system": system} if system else {}) | ({"history": pairs} if pairs else {})
+
+
+def read_prompt_completion(record: Object) -> Conversation:
+    refused(record, ("history",), "not read beside prompt: put the turns into prompt, as messages")
+    if "completion" in record and "response" in record:
+        raise BadRow("completion", "given together with response, keep one of them")
+    name = "response" if "response" in record else "completion"
+    prompt = with_system(record, read_prompt(record))
+    return Conversation(go_on(prompt, read_answer(record, name), name), read_tools(record))
+
+
+def write_prompt_completion(row: Conversation) -> Object:
+    *prompt, answer = openai_turns(row.messages)
+    return {"prompt": prompt, "completion": [answer]} | as_tools(row.tools)
+
+
+def read_qa(record: Object) -> Conversation:
+    reason = "question and answer are a whole conversation: use the alpaca or messages format"
+    refused(record, ("system", "history", "tools"), reason)
+    names = ("问", "答") if "问" in record else ("question", "answer")
+    question, answer = (required(record, name) for name in names)
+    messages = go_on([user(question, names[0])], [assistant(answer, names[1])], names[1])
+    return Conversation(messages)
+
+
+def write_qa(row: Conversation) -> Object:
+    no_tools(row.tools, "qa")
+    system, texts = exchanges(row.messages, "qa")
+    if system:
+        raise inexpressible("a system message", "qa")
+    if len(texts) > 2:
+        raise inexpressible("more than one question", "qa")
+    return {"question": texts[0], "answer": texts[1]}

@@ -1,0 +1,162 @@
+"""Formats of preference pairs and of labelled answers: reading a row of them and writing one."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from medgpt_ray.data.formats.columns import (
+    Object,
+    assistant,
+    exchanges,
+    given,
+    go_on,
+    inexpressible,
+    no_tools,
+    read_answer,
+    read_history,
+    read_prompt,
+    read_tools,
+    refused,
+    required,
+    user,
+    with_system,
+)
+from medgpt_ray.data.formats.conversations import as_tools, system_and_history, tools_as_text
+from medgpt_ray.data.formats.turns import Turn, openai_turns, read_turns, sharegpt_turns
+from medgpt_ray.data.rows import BadRow, kind
+from medgpt_ray.types import Labelled, Message, Preference
+
+
+def read_conversations(record: Object) -> Preference:
+    turns = read_turns(required(record, "conversations"), "conversations")
+    prompt = with_system(record, turns)
+    chosen, rejected = read_answer(record, "chosen"), read_answer(record, "rejected")
+    return _pair(record, prompt, chosen, rejected)
+
+
+def write_conversations(row: Preference) -> Object:
+    return {
+        "conversations": sharegpt_turns(row.prompt),
+        "chosen": _text_or_turns(row.chosen),
+        "rejected": _text_or_turns(row.rejected),
+        **tools_as_text(row.tools),
+        **_margin(row),
+    }
+
+
+def _text_or_turns(messages: Sequence[Message]) -> str | list[dict[str, str]]:
+    if len(messages) == 1 and "tool_calls" not in messages[0]:
+        return str(messages[0]["content"])
+    return sharegpt_turns(messages)
+
+
+def read_question(record: Object) -> Preference:
+    refused(record, ("tools",), "not read beside question: use the preference format")
+    question = user(required(record, "question"), "question")
+    prompt = with_system(record, [*read_history(record), question])
+    prefix = "" if "chosen" in record or "rejected" in record else "response_"
+    chosen, rejected = (
+        assistant(required(record, prefix + name), prefix + name) for name in ("chosen", "rejected")
+    )
+    return _pair(record, prompt, [chosen], [rejected])
+
+
+def write_question(row: Preference) -> Object:
+    no_tools(row.tools, "preference_question")
+    if len(row.chosen) > 1 or len(row.rejected) > 1:
+        raise inexpressible("answers of several turns", "preference_question")
+    system, texts = exchanges((*row.prompt, *row.chosen, *row.rejected), "preference_question")
+    *before, question, chosen, rejected = texts
+    return {
+        **system_and_history(system, before),
+        "question": question,
+        "response_chosen": chosen,
+        "response_rejected": rejected,
+        **_margin(row),
+    }
+
+
+def read_preference(record: Object) -> Preference:
+    reason = "not read beside prompt: put the turns into prompt, as messages"
+    refused(record, ("history",), reason)
+    chosen, rejected = read_answer(record, "chosen"), read_answer(record, "rejected")
+    if all(turns[0].message["role"] in ("system", "user") for turns in (chosen, rejected)):
+        prompt, chosen, rejected = _common_prompt(record, chosen, rejected)
+    else:
+        prompt = with_system(record, read_prompt(record))
+    return _pair(record, prompt, chosen, rejected)
+
+
+def _common_prompt(
+    record: Object, chosen: list[Turn], rejected: list[Turn]
+) -> tuple[list[Turn], list[Turn], list[Turn]]:
+    """Two whole conversations cut where they part; a `prompt` beside them only repeats theirs."""
+    shared = 0
+    for at, (one, other) in enumerate(zip(chosen, rejected, strict=False)):
+        if one.message["role"] == other.message["role"] == "assistant":
+            shared = at
+        if one.message != other.message:
+            break
+    if not shared:
+        raise BadRow("rejected", "has no prompt in common with chosen")
+    prompt = chosen[:shared]
+    if given(record, "prompt"):
+        known = [turn.message for turn in read_prompt(record)]
+        if [turn.message for turn in prompt[-len(known) :]] != known:
+            raise BadRow("prompt", "is not the prompt that chosen and rejected begin with")
+    return with_system(record, prompt), chosen[shared:], rejected[shared:]
+
+
+def write_preference(row: Preference) -> Object:
+    return {
+        "prompt": openai_turns(row.prompt),
+        "chosen": openai_turns(row.chosen),
+        "rejected": openai_turns(row.rejected),
+        **as_tools(row.tools),
+        **_margin(row),
+    }
+
+
+def _pair(
+    record: Object, prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]
+) -> Preference:
+    whole, other = go_on(prompt, chosen, "chosen"), go_on(prompt, rejected, "rejected")
+    if whole == other:
+        raise BadRow("rejected", "is the same as chosen: a pair needs two different answers")
+    margin = record.get("margin")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
+        raise BadRow("margin", f"is {kind(margin)}, expected a number")
+    if margin is not None and not math.isfinite(margin):
+        raise BadRow("margin", f"is {margin}, expected a finite number")
+    return Preference(
+        whole[: len(prompt)],
+        whole[len(prompt) :],
+        other[len(prompt) :],
+        None if margin is None else float(margin),
+        read_tools(record),
+    )
+
+
+def _margin(row: Preference) -> Object:
+    return {} if row.margin is None else {"margin": row.margin}
+
+
+def read_labelled(record: Object) -> Labelled:
+    reason = "not read beside prompt: put the turns into prompt, as messages"
+    refused(record, ("history",), reason)
+    label: Any = required(record, "label")
+    if not isinstance(label, bool):
+        raise BadRow("label", f"is {kind(label)}, expected true (a good answer) or false")
+    prompt = with_system(record, read_prompt(record))
+    messages = go_on(prompt, read_answer(record, "completion"), "completion")
+    size = len(prompt)
+    return Labelled(messages[:size], messages[size:], label, read_tools(record))
+
+
+def write_labelled(row: Labelled) -> Object:
+    return {
+        "prompt": openai_turns(row.prompt),
+        "completion": openai_turns(row.completion),
+        "label": row.desirable,
+        **as_tools(row.tools),
+    }

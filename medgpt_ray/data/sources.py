@@ -1,0 +1,57 @@
+"""The files of a run's data sets, cut into segments, with the format of each file."""
+
+from dataclasses import dataclass
+
+from medgpt_ray.config.supervised import Source
+from medgpt_ray.data.files import Segment, find, read, segments
+from medgpt_ray.data.formats import FORMATS, check_stage, detect_file
+from medgpt_ray.data.rows import BadRow, DataError
+
+SEGMENT_BYTES = 2**18
+"""Some hundred rows: small enough for segments to be shuffled, large enough for a task."""
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """One data set of a mixture."""
+
+    segments: tuple[tuple[Segment, str], ...]
+    """Each with the format of its file."""
+    rows: int
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the files on disk."""
+        return [path for path in self.formats if not path.startswith("hf:")]
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """File -> format."""
+        return {segment.file.path: format for segment, format in self.segments}
+
+
+def open_source(source: Source, stage: str) -> SourceFiles:
+    """Find, cut and count. Raises `DataError` with every file that is none or that does not fit
+    the stage. Files that only reading can count, compressed and .json ones, are read once.
+    """
+    problems: list[str] = []
+    found: list[tuple[Segment, str]] = []
+    rows = 0
+    for file in find(source.path):
+        try:
+            cut = segments(file, SEGMENT_BYTES)
+            format = detect_file(cut) if source.format == "auto" else source.format
+            check_stage(FORMATS[format].kind, stage)
+            found += [(segment, format) for segment in cut]
+            rows += sum(map(_rows, cut))
+        except DataError as error:
+            problems += error.problems
+        except BadRow as bad:
+            problems.append(f"{file.path}: {bad}")
+    if problems:
+        raise DataError(problems)
+    return SourceFiles(tuple(found), rows)
+
+
+def _rows(segment: Segment) -> int:
+    return sum(1 for _ in read(segment)) if segment.rows is None else segment.rows

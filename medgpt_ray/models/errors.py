@@ -1,0 +1,5 @@
+"""The error of this package that users see."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be used, with the fix."""

@@ -1,0 +1,97 @@
+"""A reward model: a language model with one number read off the last token of each sequence.
+
+It is transformers' sequence classifier with one label, so what is exported opens with
+`AutoModelForSequenceClassification`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from medgpt_ray.config.schema import Model
+from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.load import (
+    is_reward_model,
+    load_network,
+    open_tokenizer,
+    starting_config,
+    trainable,
+)
+from medgpt_ray.models.packing import MicroBatch
+from medgpt_ray.models.weights import base_network
+
+HEAD = "score"
+
+
+class RewardModel(nn.Module):
+    """Wraps an HF sequence classifier (or a PEFT model of one) for DeepSpeed and for scoring."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, micro: MicroBatch) -> tuple[Tensor]:
+        """Scores [S] float32, in the order of `micro.index`."""
+        classifier = base_network(self.network)
+        hidden = classifier.get_decoder()(
+            input_ids=micro.input_ids,
+            position_ids=micro.position_ids,
+            attention_mask=micro.attention_mask(),
+            use_cache=False,
+        ).last_hidden_state[0]
+        return (classifier.score(hidden[last_tokens(micro)])[:, 0].float(),)
+
+
+def last_tokens(micro: MicroBatch) -> Tensor:
+    """[S] where in the row each sequence ends, in the order of `micro.index`."""
+    segments = micro.segments
+    ends = (segments[1:] != segments[:-1]).any(-1)
+    ends = torch.cat([ends, ends.new_ones(1)])
+    return (ends & (segments[:, 1] > 0)).nonzero()[:, 0]  # part 0 is a prompt
+
+
+def load_reward_model(model: Model, seed: int) -> Any:
+    """The network of a reward model ready to train: one that was trained before, or a language
+    model with a new head drawn from `seed`.
+    """
+    config = starting_config(model)
+    fresh = not is_reward_model(config)
+    if fresh:
+        config.num_labels = 1
+        config.pad_token_id = padding_token_id(open_tokenizer(model.path))
+    elif config.num_labels != 1:
+        raise ModelError(
+            f"{model.path}: is a classifier with {config.num_labels} labels, a reward model has one"
+        )
+    network = load_network(
+        AutoModelForSequenceClassification,
+        model,
+        config,
+        fresh=(f"{HEAD}.weight",) if fresh else (),
+    )
+    if fresh:
+        # As small as the value heads of RLHF are: scores start near zero.
+        generator = torch.Generator().manual_seed(seed)
+        spread = 1 / (config.hidden_size + 1)
+        nn.init.normal_(network.score.weight, std=spread, generator=generator)
+    return trainable(network, model, seed, task="SEQ_CLS", head=(HEAD,))
+
+
+def padding_token_id(tokenizer: Any) -> int:
+    """The id that pads batches of sequences to score.
+
+    transformers reads the score off the last token that is not padding, so the token that ends
+    sequences cannot be it, though many tokenizers say so.
+    """
+    added = tokenizer.added_tokens_decoder
+    special = [id for id, token in sorted(added.items()) if token.special]
+    taken = (tokenizer.eos_token_id, tokenizer.bos_token_id)
+    for id in (tokenizer.pad_token_id, tokenizer.unk_token_id, *special):
+        if id is not None and id not in taken:
+            return int(id)
+    raise ModelError(
+        "model.path: the tokenizer has no special token beside the one that ends sequences, so "
+        "batches cannot be padded: give it a pad_token and a row of the embeddings for it"
+    )

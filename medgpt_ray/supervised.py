@@ -1,0 +1,251 @@
+"""The supervised stages on one page: PT, SFT, RM, DPO, ORPO and KTO as a Ray Train run.
+
+`train` opens the data, starts Ray and the workers (`actors.trainer`), and follows what they tell:
+metrics go to the log and the screen, a death of a worker is noted while Ray Train restarts the
+group from the last checkpoint, silence beyond its deadline ends the run.
+"""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from medgpt_ray.actors.cluster import ray_cluster
+from medgpt_ray.actors.monitor import Event, Monitor
+from medgpt_ray.actors.trainer import Job, train_worker
+from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.config.supervised import SupervisedRun
+from medgpt_ray.data import templates
+from medgpt_ray.data.opening import find_data, open_data
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.interrupt import Interrupted, interruptible
+from medgpt_ray.models.load import model_on_this_machine, open_tokenizer
+from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
+from medgpt_ray.tracking.console import Console
+from medgpt_ray.tracking.metrics import MetricsLog
+from medgpt_ray.tracking.report import write_report
+from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
+
+LISTEN_S = 1.0
+STOP_AFTER_INTERRUPT_S = 7.0
+
+
+def train(config: SupervisedRun, source: str, resume: bool) -> None:
+    """Run or continue a training run; `source` is the text of the user's file.
+
+    Raises `RunFailed` with a post-mortem, `DataError` for data that cannot be trained on,
+    `Interrupted` on SIGINT or SIGTERM after leaving a checkpoint.
+    """
+    path = Path(config.output_dir).resolve()  # workers may have another working directory
+    files = find_data(config)
+    run = (
+        RunDirectory.open(path)
+        if resume
+        else RunDirectory.create(path, config, source, files.paths)
+    )
+    config = on_this_machine(config)
+    checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
+    done = read_state(checkpoint)["step"] if checkpoint else 0
+    with ExitStack() as stack:
+        console = stack.enter_context(Console(config.steps, done + 1))
+        stack.enter_context(interruptible())
+        console.phase("opening the data")
+        write_tokenizer(config, run.tokenizer)
+        data = open_data(config, files, str(run.tokenizer))
+        for line in data.described():
+            console.notice(line)
+        console.phase("starting Ray and the workers")
+        stack.enter_context(ray_cluster(config.cluster))
+        monitor = Monitor.remote()
+        job = Job(config, data.recipe, data.sources, data.validation, str(path), monitor)
+        log = MetricsLog(run, config.tensorboard, (done if checkpoint else -1) if resume else None)
+        session = Session(config, run, console, log, monitor)
+        stack.callback(session.close)
+        session.follow(_trainer(job))
+        session.finish()
+
+
+def on_this_machine(config: SupervisedRun) -> SupervisedRun:
+    """The configuration with an `auto` dtype decided and the model's path absolute."""
+    model = model_on_this_machine(config.model, config.learner.gpus)
+    return config.model_copy(update={"model": model})
+
+
+def write_tokenizer(config: SupervisedRun, directory: Path) -> None:
+    """The tokenizer of the run, new tokens and named template included, for every process."""
+    tokenizer = open_tokenizer(config.model.path, config.model.new_tokens)
+    if config.data.template is not None:
+        templates.apply(tokenizer, config.data.template)
+    tokenizer.save_pretrained(directory)
+
+
+STOPS = (RunFailed, Interrupted, DataError, RunDirectoryError, OSError)
+"""How a run ends that does not finish: told in one message, without a traceback."""
+
+
+class Restarts(UserCallback):
+    """Lives in Ray Train's controller: tells the driver of every death."""
+
+    def __init__(self, monitor: Any) -> None:
+        self.monitor = monitor
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for rank, error in worker_exceptions.items():
+            last = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+            self.monitor.record.remote(("death", f"learner rank {rank}: {last}"))
+
+
+def _trainer(job: Job) -> TorchTrainer:
+    config = job.config
+    learner, faults = config.learner, config.faults
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths of data and rewards stay relative to here
+    environment = {
+        "OMP_NUM_THREADS": str(learner.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    } | ({} if learner.gpus else {"DS_ACCELERATOR": "cpu"})
+    workers: int | tuple[int, int] = learner.workers
+    if faults.min_workers is not None:
+        workers = faults.min_workers, learner.workers
+    resources = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if learner.gpus else "gloo", timeout_s=int(config.step_timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=bool(learner.gpus),
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=10.0,
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=job.output_dir,
+            failure_config=FailureConfig(max_failures=faults.max_failures),
+            callbacks=[Restarts(job.monitor)],
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+class Session:
+    """The driver's side of a run: hears the workers, writes the log, keeps the deadlines."""
+
+    def __init__(
+        self,
+        config: SupervisedRun,
+        run: RunDirectory,
+        console: Console,
+        log: MetricsLog,
+        monitor: Any,
+    ) -> None:
+        self.config, self.run, self.console = config, run, console
+        self.log, self.monitor = log, monitor
+        self.limit = config.start_timeout_s
+        self.phase = "start of the workers"
+        self.deaths: list[str] = []
+        self.ended = ""
+        """`done` or `stopped` once rank 0 said so."""
+        self.error: BaseException | None = None
+
+    def follow(self, trainer: TorchTrainer) -> None:
+        """Until the workers are done. Raises what ended the run otherwise."""
+        fitting = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        fitting.start()
+        try:
+            self._listen(fitting)
+        except Interrupted as interrupt:
+            self._stop(fitting, interrupt)
+            raise
+        if self.error is not None or not self.ended:
+            raise RunFailed("\n".join([f"Ray Train gave up: {self.error}", *self.deaths]))
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 (told by the main thread)
+            self.error = error
+
+    def _listen(self, fitting: threading.Thread, until: float = float("inf")) -> None:
+        heard = time.monotonic()
+        while time.monotonic() < until:
+            alive = fitting.is_alive()
+            events = ray.get(self.monitor.take.remote(LISTEN_S), timeout=60)
+            for event in events:
+                self._handle(event)
+            if self.ended or not (alive or events):
+                return
+            heard = time.monotonic() if events else heard
+            if time.monotonic() - heard > self.limit:
+                told = "; ".join(self.deaths) or "no worker has died"
+                raise RunFailed(
+                    f"{self.phase}: nothing heard from learner rank 0 for {self.limit:g} s ({told})"
+                )
+
+    def _handle(self, event: Event) -> None:
+        name, what = event
+        if name == "phase":
+            self.phase = what
+            self.console.phase(what)
+        elif name == "started":
+            self._started(what)
+        elif name == "step":
+            self._step(*what)
+        elif name == "validation":
+            step, metrics = what
+            self.log.log(step, metrics)
+            self.console.heldout(step, metrics)
+        elif name == "death":
+            self.deaths.append(what)
+            self.console.notice(f"a worker died: {what}")
+        elif name == "fatal":
+            raise RunFailed(what)
+        else:
+            self.ended = name
+
+    def _started(self, step: int) -> None:
+        """The workers begin after `step`; what a group that died had learned since is dropped."""
+        self.limit = self.config.step_timeout_s
+        if self.deaths or step:
+            self.log.close()
+            self.log = MetricsLog(self.run, self.config.tensorboard, step)
+            self.console.notice(f"going on after step {step}")
+
+    def _step(self, step: int, metrics: dict[str, float]) -> None:
+        self.phase = f"step {step + 1}"
+        self.log.log(step, metrics)
+        self.console.expect(self.config.steps or round(step / max(metrics["progress"], 1e-9)))
+        self.console.step(step, metrics)
+
+    def _stop(self, fitting: threading.Thread, interrupt: Interrupted) -> None:
+        """Ask for a checkpoint. After Ctrl-C a user waits for the prompt; after SIGTERM the
+        scheduler sets the limit."""
+        quick = interrupt.signal == signal.SIGINT
+        seconds = STOP_AFTER_INTERRUPT_S if quick else self.config.step_timeout_s
+        self.console.notice(f"{interrupt}: saving a checkpoint after this step")
+        ray.get(self.monitor.stop.remote(), timeout=seconds)
+        self._listen(fitting, until=time.monotonic() + seconds)
+        latest = Checkpoints(self.run.checkpoints).latest()
+        self.console.notice(f"the last checkpoint is {latest or 'none yet'}")
+
+    def finish(self) -> None:
+        """The model of the last checkpoint, and the report."""
+        latest = Checkpoints(self.run.checkpoints).latest()
+        assert latest is not None
+        self.run.publish_model(latest)
+        report = write_report(self.run)
+        self.console.notice(f"model: {self.run.model}\nreport: {report}")
+
+    def close(self) -> None:
+        self.log.close()
+        shutil.rmtree(self.run.path / "ray_train", ignore_errors=True)

@@ -1,0 +1,519 @@
+"""Every format read into rows, told apart by its keys, and each way in which a row can be wrong."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from medgpt_ray.config.supervised import Format as FormatName
+from medgpt_ray.data.files import find, segments
+from medgpt_ray.data.formats import (
+    FORMATS,
+    KINDS,
+    check_stage,
+    detect,
+    detect_file,
+    for_stage,
+    parse,
+)
+from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash
+from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASK = {"role": "user", "content": "Which dose?"}
+SAY = {"role": "assistant", "content": "5 mg."}
+WORSE = {"role": "assistant", "content": "50 mg."}
+MORE = {"role": "user", "content": "How often?"}
+DAILY = {"role": "assistant", "content": "每天一次。"}
+TOOL = {"name": "dose", "description": "Look up.", "parameters": {"type": "object"}}
+TOOLS = ({"type": "function", "function": TOOL},)
+RESULT = {"role": "tool", "content": '{"mg": 5}'}
+
+
+def call(*drugs: str, content: str = "") -> dict[str, Any]:
+    calls = [
+        {"type": "function", "function": {"name": "dose", "arguments": {"drug": drug}}}
+        for drug in drugs
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def sharegpt(*turns: tuple[str, str], **columns: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": who, "value": text} for who, text in turns], **columns}
+
+
+def read(record: Any) -> Row:
+    return parse(record, detect(record))
+
+
+def problem(record: Any, name: str | None = None) -> str:
+    with pytest.raises(BadRow) as caught:
+        parse(record, name or detect(record))
+    return str(caught.value)
+
+
+def test_the_formats_are_those_of_the_configuration() -> None:
+    assert set(FORMATS) == set(get_args(FormatName)) - {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "messages"),
+    [
+        (sharegpt(("human", "Which dose?"), ("gpt", "5 mg.")), "sharegpt", (ASK, SAY)),
+        (
+            sharegpt(("system", "Be brief."), ("user", "Which dose?"), ("assistant", "5 mg.")),
+            "sharegpt",
+            (SYSTEM, ASK, SAY),
+        ),
+        (
+            sharegpt(("human", "Which dose?"), ("gpt", "5 mg."), system="Be brief.", tools=""),
+            "sharegpt",
+            (SYSTEM, ASK, SAY),
+        ),
+        (
+            {"messages": [SYSTEM, ASK, SAY, MORE, DAILY]},
+            "messages",
+            (SYSTEM, ASK, SAY, MORE, DAILY),
+        ),
+        (
+            {"messages": [{**ASK, "name": "Ward 3"}, {**SAY, "tool_calls": None}], "id": 7},
+            "messages",
+            (ASK, SAY),
+        ),
+        ({"instruction": "Which dose?", "output": "5 mg."}, "alpaca", (ASK, SAY)),
+        (
+            {"instruction": "Which dose?", "input": " ", "output": "5 mg.", "system": None},
+            "alpaca",
+            (ASK, SAY),
+        ),
+        ({"instruction": "", "input": "Which dose?", "output": "5 mg."}, "alpaca", (ASK, SAY)),
+        (
+            {"instruction": "Translate.", "input": "Dosis", "output": "Dose"},
+            "alpaca",
+            (
+                {"role": "user", "content": "Translate.\n\nDosis"},
+                {"role": "assistant", "content": "Dose"},
+            ),
+        ),
+        (
+            {
+                "instruction": "How often?",
+                "output": "每天一次。",
+                "system": "Be brief.",
+                "history": [["Which dose?", "5 mg."]],
+            },
+            "alpaca",
+            (SYSTEM, ASK, SAY, MORE, DAILY),
+        ),
+        ({"prompt": "Which dose?", "response": "5 mg."}, "prompt_completion", (ASK, SAY)),
+        ({"prompt": "Which dose?", "completion": "5 mg."}, "prompt_completion", (ASK, SAY)),
+        (
+            {"prompt": [ASK, SAY, MORE], "completion": [DAILY], "system": "Be brief."},
+            "prompt_completion",
+            (SYSTEM, ASK, SAY, MORE, DAILY),
+        ),
+        ({"question": "Which dose?", "answer": "5 mg.", "ward": 3}, "qa", (ASK, SAY)),
+        ({"问": "Which dose?", "答": "5 mg."}, "qa", (ASK, SAY)),
+    ],
+)
+def test_conversations(record: Any, name: str, messages: tuple[Any, ...]) -> None:
+    assert detect(record) == name
+    assert parse(record, name) == Conversation(messages)
+
+
+def test_documents() -> None:
+    assert read("Fever is a sign.") == Document("Fever is a sign.")
+    assert read({"text": "Fever is a sign.", "url": "x"}) == Document("Fever is a sign.")
+    assert problem("Fever", "qa") == "is a line of text, expected qa (question, answer)"
+
+
+PAIR = Preference((ASK,), (SAY,), (WORSE,))
+SAID = {"from": "gpt", "value": "5 mg."}
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (sharegpt(("human", "Which dose?"), chosen="5 mg.", rejected="50 mg."), "conversations"),
+        (sharegpt(("human", "Which dose?"), chosen=[SAY], rejected=WORSE), "conversations"),
+        (sharegpt(("human", "Which dose?"), chosen=SAID, rejected=[WORSE]), "conversations"),
+        (
+            {"question": "Which dose?", "response_chosen": "5 mg.", "response_rejected": "50 mg."},
+            "question",
+        ),
+        (
+            {
+                "system": "",
+                "history": [],
+                "question": "Which dose?",
+                "response_chosen": "5 mg.",
+                "response_rejected": "50 mg.",
+            },
+            "question",
+        ),
+        ({"question": "Which dose?", "chosen": "5 mg.", "rejected": "50 mg."}, "question"),
+        ({"prompt": "Which dose?", "chosen": "5 mg.", "rejected": "50 mg."}, ""),
+        ({"prompt": [ASK], "chosen": [SAY], "rejected": [WORSE], "messages": None}, ""),
+        ({"chosen": [ASK, SAY], "rejected": [ASK, WORSE]}, ""),
+        ({"prompt": "Which dose?", "chosen": [ASK, SAY], "rejected": [ASK, WORSE]}, ""),
+    ],
+)
+def test_preference_pairs(record: Any, name: str) -> None:
+    name = f"preference_{name}".rstrip("_")
+    assert detect(record) == name
+    assert parse(record, name) == PAIR
+    for margin in (1, 0.5):
+        assert parse({**record, "margin": margin}, name) == Preference(
+            (ASK,), (SAY,), (WORSE,), margin
+        )
+    with_system = Preference((SYSTEM, ASK), (SAY,), (WORSE,))
+    assert parse({**record, "system": "Be brief."}, name) == with_system
+
+
+def test_two_conversations_part_at_their_first_difference() -> None:
+    common = (SYSTEM, ASK, call("a"), RESULT)
+    chosen, rejected = (SAY, MORE, DAILY), (WORSE,)
+    record = {"chosen": [*common, *chosen], "rejected": [*common, *rejected], "tools": [TOOL]}
+    assert read(record) == Preference(common, chosen, rejected, tools=TOOLS)
+    record = {"chosen": [ASK, SAY, MORE, DAILY], "rejected": [ASK, SAY, ASK, WORSE]}
+    assert read(record) == Preference((ASK,), (SAY, MORE, DAILY), (SAY, ASK, WORSE))
+    assert "no prompt in common" in problem({"chosen": [ASK, SAY], "rejected": [MORE, DAILY]})
+    other = {"prompt": "How often?", "chosen": [ASK, SAY], "rejected": [ASK, WORSE]}
+    assert problem(other) == "prompt: is not the prompt that chosen and rejected begin with"
+
+
+def test_history_comes_before_the_question_of_a_pair() -> None:
+    record = {
+        "history": [["Which dose?", "5 mg."]],
+        "question": "How often?",
+        "response_chosen": "每天一次。",
+        "response_rejected": "50 mg.",
+    }
+    assert read(record) == Preference((ASK, SAY, MORE), (DAILY,), (WORSE,))
+
+
+def test_labelled_answers() -> None:
+    record = {"prompt": "Which dose?", "completion": "5 mg.", "label": False, "system": "Be brief."}
+    assert detect(record) == "labelled"
+    assert read(record) == Labelled((SYSTEM, ASK), (SAY,), False)
+    record = {"prompt": [ASK], "completion": [SAY], "label": True, "tools": json.dumps([TOOL])}
+    assert read(record) == Labelled((ASK,), (SAY,), True, TOOLS)
+
+
+CALL_TEXT = json.dumps({"name": "dose", "arguments": {"drug": "a"}})
+TWO_CALLS = json.dumps([{"name": "dose", "arguments": {"drug": drug}} for drug in "ab"])
+TALK = (ASK, call("a"), RESULT, SAY)
+
+
+@pytest.mark.parametrize("tools", [json.dumps([TOOL]), json.dumps(TOOLS), [TOOL], list(TOOLS)])
+def test_function_calls_and_observations(tools: Any) -> None:
+    for role in ("observation", "tool"):
+        turns = ("human", "Which dose?"), ("function_call", CALL_TEXT), (role, '{"mg": 5}')
+        record = sharegpt(*turns, ("gpt", "5 mg."), tools=tools)
+        assert read(record) == Conversation(TALK, TOOLS)
+
+
+def test_parallel_calls_and_a_text_before_a_call() -> None:
+    turns = ("human", "Which dose?"), ("gpt", "I look."), ("function_call", TWO_CALLS)
+    results = (("observation", '{"mg": 5}'),) * 2
+    both = call("a", "b", content="I look.")
+    record = sharegpt(*turns, *results, ("gpt", "5 mg."))
+    assert read(record) == Conversation((ASK, both, RESULT, RESULT, SAY))
+    record = sharegpt(*turns, *results[:1], ("gpt", "5 mg."))
+    assert read(record) == Conversation((ASK, both, RESULT, SAY))
+    assert read(sharegpt(*turns)) == Conversation((ASK, both))
+
+
+def openai_call(id: str, drug: str, arguments: Any = None) -> dict[str, Any]:
+    arguments = json.dumps({"drug": drug}) if arguments is None else arguments
+    return {"id": id, "type": "function", "function": {"name": "dose", "arguments": arguments}}
+
+
+def test_tool_calls_as_openai_writes_them() -> None:
+    for arguments in (None, {"drug": "a"}):
+        calls = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [openai_call("1", "a", arguments)],
+        }
+        result = {**RESULT, "tool_call_id": "1"}
+        assert read({"messages": [ASK, calls, result, SAY]}) == Conversation(TALK)
+    bare = {"role": "assistant", "tool_calls": [{"name": "dose", "arguments": {"drug": "a"}}]}
+    assert read({"messages": [ASK, bare, RESULT, SAY], "tools": [TOOL]}) == Conversation(
+        TALK, TOOLS
+    )
+    empty = {"role": "assistant", "content": "", "tool_calls": [openai_call("1", "a", "")]}
+    (_, message) = read({"messages": [ASK, empty]}).messages  # type: ignore[union-attr]
+    assert message["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_answers_of_tools_come_in_the_order_of_their_calls() -> None:
+    calls = {"role": "assistant", "tool_calls": [openai_call("x", "a"), openai_call("y", "b")]}
+    second, first = (
+        {"role": "tool", "content": text, "tool_call_id": id}
+        for id, text in (("y", "b"), ("x", "a"))
+    )
+    results = tuple({"role": "tool", "content": text} for text in "ab")
+    expected = Conversation((ASK, call("a", "b"), *results, SAY))
+    assert read({"messages": [ASK, calls, second, first, SAY]}) == expected
+    assert read({"messages": [ASK, calls, first, second, SAY]}) == expected
+    unknown = {**first, "tool_call_id": "z"}
+    expected_problem = "messages[2].tool_call_id: 'z' is not the id of a call just before"
+    assert problem({"messages": [ASK, calls, unknown, SAY]}) == expected_problem
+
+
+H, G = ("human", "Which dose?"), ("gpt", "5 mg.")
+F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ((H, H, G), "[1].from: a turn of the user follows one of the user, expected the assistant"),
+        (
+            (H, G, G),
+            "[2].from: a turn of the assistant follows one of the assistant, expected the u",
+        ),
+        ((G, H, G), "[0].from: the first turn is the assistant's, expected the user's"),
+        (
+            (("system", "Be brief."), G),
+            "[1].from: a turn of the assistant follows one of the system",
+        ),
+        ((H, O, G), "[1].from: a tool's answer without a call in the turn before"),
+        ((O, G), "[0].from: a tool's answer without a call in the turn before"),
+        (
+            (H, F, G),
+            "[2].from: a turn of the assistant follows one of the assistant, expected the t",
+        ),
+        ((H, F, O, O, G), "[3].from: answers of tools are more than the calls before them"),
+        (
+            (H, F, O, H, G),
+            "[3].from: a turn of the user follows one of the tool, expected the assi",
+        ),
+        ((H, G, ("system", "Be kind.")), "[2].from: a system message can only come first"),
+        ((H, G, H), ": ends with the user, the last turn must be the assistant's"),
+        ((H, F, O), ": ends with the tool, the last turn must be the assistant's"),
+        ((("system", "Be brief."),), ": ends with the system"),
+        ((("doctor", "Hm."), G), "[0].from: 'doctor' is not one of system, human, user, gpt"),
+        ((("human", " \n"), G), "[0].value: empty, expected text"),
+        ((H, ("gpt", "")), "[1].value: empty, expected text"),
+        ((H, ("gpt", 5)), "[1].value: is a number, expected a string"),
+        ((H, ("gpt", "\ud83d")), "[1].value: holds half of a surrogate pair"),
+        ((H, ("function_call", "dose(a)")), "[1].value: invalid JSON at column 1"),
+        ((H, ("function_call", "[]")), "[1].value: empty list, expected at least one call"),
+        ((H, ("function_call", "7")), "[1].value: is a number, expected {name, arguments}"),
+        ((H, ("function_call", "{}")), "[1].value: has the keys [], expected name and arguments"),
+        ((H, ("function_call", '[{"name": ""}]')), "[1].value[0].name: empty"),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": [1]}')),
+            "[1].value.arguments: is a list, expected an object",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": "{"}')),
+            "[1].value.arguments: invalid JSON at column 2",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": {"a": NaN}}')),
+            "[1].value.arguments.a: is nan",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": {"a": "\\ud83d"}}')),
+            "[1].value.arguments.a: holds half of a surrogate pair",
+        ),
+    ],
+)
+def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
+    assert problem(sharegpt(*turns)).startswith(f"conversations{expected}")
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"conversations": "a"}, "conversations: is a string, expected a list of turns"),
+        ({"conversations": []}, "conversations: empty list"),
+        (
+            {"conversations": ["a"]},
+            "conversations[0]: is a string, expected {from, value} or {role",
+        ),
+        (
+            {"conversations": [{"who": "a"}]},
+            "conversations[0]: has the keys ['who'], expected from",
+        ),
+        ({"conversations": [{"from": "human"}]}, "conversations[0].value: missing"),
+        (
+            {"conversations": [{"from": ["human"]}]},
+            "conversations[0].from: ['human'] is not one of",
+        ),
+        ({"messages": [ASK, {"role": "assistant"}]}, "messages[1].content: missing"),
+        ({"messages": [ASK, {**SAY, "content": None}]}, "messages[1].content: is null"),
+        (
+            {"messages": [ASK, {**SAY, "content": [{"text": "a"}]}]},
+            "messages[1].content: is a list",
+        ),
+        (
+            {"messages": [{**ASK, "tool_calls": [{}]}]},
+            "messages[0].tool_calls: only an assistant calls tools",
+        ),
+        ({"messages": [ASK, {**SAY, "tool_calls": "a"}]}, "messages[1].tool_calls: is a string"),
+        (sharegpt(H, G, tools="[{"), "tools: invalid JSON at column 3"),
+        (sharegpt(H, G, tools="{}"), "tools: is an object, expected a list of functions"),
+        (sharegpt(H, G, tools='["f"]'), "tools[0]: is a string, expected {name, description"),
+        (sharegpt(H, G, tools=[{"type": "function"}]), "tools[0]: has the keys ['type'], expected"),
+        (
+            sharegpt(("system", "a"), H, G, system="b"),
+            "system: given together with conversations[0]",
+        ),
+        (sharegpt(H, G, system=5), "system: is a number"),
+        ({"instruction": "a"}, "output: missing"),
+        ({"instruction": None, "output": "b"}, "instruction: is null"),
+        ({"instruction": "", "input": "", "output": "b"}, "instruction: empty"),
+        ({"instruction": "a", "input": 5, "output": "b"}, "input: is a number"),
+        (
+            {"instruction": "a", "output": "b", "history": "c"},
+            "history: is a string, expected a list",
+        ),
+        (
+            {"instruction": "a", "output": "b", "history": [["c"]]},
+            "history[0]: is 1 items, expected",
+        ),
+        ({"instruction": "a", "output": "b", "history": [["c", ""]]}, "history[0][1]: empty"),
+        ({"instruction": "a", "output": "b", "tools": [TOOL]}, "tools: alpaca rows have none"),
+        (
+            {"prompt": "a", "completion": "b", "response": "c"},
+            "completion: given together with resp",
+        ),
+        (
+            {"prompt": "a", "completion": [ASK]},
+            "completion[0].role: an answer begins with the assis",
+        ),
+        (
+            {"prompt": [ASK, SAY], "completion": "b"},
+            "completion: a turn of the assistant follows one",
+        ),
+        (
+            {"prompt": "a", "response": "b", "history": [["c", "d"]]},
+            "history: not read beside prompt",
+        ),
+        ({"question": "a", "answer": None}, "answer: is null"),
+        (
+            {"question": "a", "answer": "b", "system": "c"},
+            "system: question and answer are a whole",
+        ),
+        ({"text": ""}, "text: empty"),
+        (sharegpt(H, chosen="a"), "rejected: missing"),
+        (sharegpt(H, rejected="a"), "chosen: missing"),
+        (sharegpt(H, chosen="a", rejected="a"), "rejected: is the same as chosen"),
+        (sharegpt(H, chosen="a", rejected=" "), "rejected: empty"),
+        (sharegpt(H, chosen="a", rejected=5), "rejected: is a number"),
+        (
+            sharegpt(H, G, chosen="a", rejected="b"),
+            "chosen: a turn of the assistant follows one of",
+        ),
+        (
+            sharegpt(H, chosen=[ASK], rejected="b"),
+            "chosen[0].role: an answer begins with the assist",
+        ),
+        (sharegpt(H, chosen=[SAY, ASK], rejected="b"), "chosen: ends with the user"),
+        (
+            sharegpt(H, chosen="a", rejected="b", margin="c"),
+            "margin: is a string, expected a number",
+        ),
+        (sharegpt(H, chosen="a", rejected="b", margin=True), "margin: is a boolean"),
+        (sharegpt(H, chosen="a", rejected="b", margin=float("nan")), "margin: is nan"),
+        ({"chosen": "a", "rejected": "b"}, "prompt: missing"),
+        ({"question": "a", "response_chosen": "b"}, "response_rejected: missing"),
+        (
+            {"prompt": "a", "completion": "b", "label": 1},
+            "label: is a number, expected true (a good",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(record: Any, expected: str) -> None:
+    assert problem(record).startswith(expected)
+
+
+def test_keys_that_fit_no_format_or_several_are_listed() -> None:
+    with pytest.raises(BadRow) as caught:
+        detect({"id": 1, "body": "Fever."})
+    text = str(caught.value)
+    assert text.startswith("has the keys ['id', 'body'], which fit no known format: sharegpt (conv")
+    assert all(f"{name} ({format.schema})" in text for name, format in FORMATS.items())
+    with pytest.raises(BadRow, match="could be sharegpt or messages: name its format"):
+        detect({"conversations": [], "messages": []})
+    assert detect({"conversations": None, "messages": []}) == "messages"
+    assert detect({"text": None}) == "text"
+
+
+def test_a_file_has_the_format_of_its_first_readable_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{\n{"body": 1}\n{"question": "a", "answer": "b"}\n{"text": "c"}\n')
+    (file,) = find(str(path))
+    assert detect_file(segments(file, 1)) == "qa"
+    path.write_text('{\n{"body": 1}\n')
+    with pytest.raises(DataError) as caught:
+        detect_file(segments(file))
+    first, second = caught.value.problems
+    assert first.startswith(f"{path}:1: invalid JSON")
+    assert second.startswith(f"{path}:2: has the keys ['body']")
+
+
+ROWS: list[Row] = [
+    Document("Fever."),
+    Conversation((ASK, SAY)),
+    PAIR,
+    Labelled((ASK,), (SAY,), True),
+]
+
+
+def test_a_stage_takes_rows_of_its_kind() -> None:
+    for stage, kind in KINDS.items():
+        for row in ROWS:
+            if type(row) is kind:
+                assert for_stage(row, stage) == (row,)
+            elif stage != "kto" or row is not PAIR:
+                with pytest.raises(BadRow, match=f"stage {stage} trains on "):
+                    for_stage(row, stage)
+
+
+def test_kto_takes_a_pair_as_a_good_and_a_bad_answer() -> None:
+    pair = Preference((ASK,), (SAY,), (WORSE,), tools=TOOLS)
+    good, bad = for_stage(pair, "kto")
+    assert good == Labelled((ASK,), (SAY,), True, TOOLS)
+    assert bad == Labelled((ASK,), (WORSE,), False, TOOLS)
+
+
+def test_a_stage_that_refuses_a_kind_names_the_way_out() -> None:
+    with pytest.raises(
+        BadRow, match=r"these are conversations: make texts .* `medgpt data convert`"
+    ):
+        check_stage(Conversation, "pt")
+    with pytest.raises(
+        BadRow, match="these are preference pairs: train with stage rm or dpo or orpo"
+    ):
+        check_stage(Preference, "sft")
+
+
+def test_equal_rows_hash_alike_and_others_do_not() -> None:
+    one = read(sharegpt(("human", "Which dose?"), ("gpt", "5 mg."), tools=[TOOL]))
+    same = read({"messages": [ASK, SAY], "tools": list(TOOLS), "id": 5})
+    assert content_hash(one) == content_hash(same)
+    others: list[Row] = [
+        *ROWS,
+        Conversation((ASK, WORSE)),
+        Conversation((SYSTEM, ASK, SAY)),
+        Preference((ASK,), (WORSE,), (SAY,)),
+        Preference((ASK,), (SAY,), (WORSE,), 1.0),
+        Labelled((ASK,), (SAY,), False),
+    ]
+    assert len({content_hash(row) for row in [one, *others]}) == len(others) + 1
+
+
+def test_near_rows_differ_in_case_punctuation_and_white_space_only() -> None:
+    texts = ["Fever above 38 °C: call!", "fever, above 38°C\n(CALL)。", "fever above 39 °C: call!"]
+    first, second, third = (near_hash(Document(text)) for text in texts)
+    assert first == second != third
+    assert near_hash(Document("pH < 7")) != near_hash(Document("pH > 7"))
+    two = [near_hash(Conversation((ASK, {**SAY, "content": text}))) for text in ("5 mg", "5, mg")]
+    assert two[0] == two[1] != near_hash(Conversation((ASK, call("a"))))
+    assert near_hash(Conversation((ASK, call("a")))) != near_hash(Conversation((ASK, call("b"))))
