@@ -67,17 +67,17 @@ def write_run(folder: Path, tiny: Path, **overrides: Any) -> Path:
         "checkpoint": {"every_steps": 2},
         "cluster": {"cpus": 8},
     }
-    merged = _merge(config, overrides)
-    (folder / "run.yaml").write_text(json.dumps(merged, indent=1))
+    settings = merged(config, overrides)
+    (folder / "run.yaml").write_text(json.dumps(settings, indent=1))
     return folder / "run.yaml"
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
-    return merged
+        result[key] = merged(base[key], value) if both else value
+    return result
 
 
 def start(config: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -167,8 +167,8 @@ def without_memory(config: RunConfig) -> Plan:
     """Roles and resources, which do not depend on the model.
 
     Of a supervised run: the workers, and what Ray Data reads and tokenises with. In reinforcement
-    learning the reference has as many workers as the policy. Without a KL penalty there is none, and with
-    adapters it is the policy with them switched off.
+    learning the reference has as many workers as the policy. Without a KL penalty there is none,
+    and with adapters it is the policy with them switched off.
     """
     if isinstance(config, SupervisedRun):
         learner = config.learner

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch.distributed as dist
 
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.stages import STAGES, Sums, baseline, mismatched, sequences_of
-from medgpt_ray.config.supervised import SimPo, SupervisedRun
+from medgpt_ray.config.supervised import SimPo, SupervisedModel, SupervisedRun
 from medgpt_ray.data.examples import Example, Recipe
 from medgpt_ray.data.rejects import Rejects
 from medgpt_ray.data.rows import DataError
@@ -34,6 +35,7 @@ from medgpt_ray.models.learner import Learner, LossFn
 from medgpt_ray.models.load import load_frozen, load_policy
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.models.policy import Policy
+from medgpt_ray.models.reference_cache import ReferenceCache
 from medgpt_ray.models.reward import RewardModel, load_reward_model
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -125,6 +127,7 @@ class TrainWorker:
         self.stopping = False
         self.reference = self._reference() if self.stage.reference else None
         self.stream = self._stream() if rank == 0 else None
+        self.validation = sequences_of(job.validation)
         self._restore()
 
     def run(self) -> None:
@@ -194,7 +197,7 @@ class TrainWorker:
         """The loss of a batch, and the batch with the fields that it needs."""
         section = getattr(self.config, "objective", None)
         z0 = None
-        if self.stage.reference and not isinstance(section, SimPo):
+        if self.reference is not None:
             values = self.reference(sequences)
             sequences = [
                 replace(sequence, fields={**sequence.fields, "reference_log_probs": value})
@@ -207,10 +210,10 @@ class TrainWorker:
 
     def _validate(self) -> None:
         """Measure the validation rows, unless that was done after this very step."""
-        if not self.job.validation or self.validated == self.step:
+        if not self.validation or self.validated == self.step:
             return
         self.tell("phase", "validation")
-        loss, sequences = self._objective(sequences_of(self.job.validation))
+        loss, sequences = self._objective(self.validation)
         metrics = self.stage.means(self.learner.measure(sequences, loss))
         self.validated = self.step
         if self.best is None or metrics["loss"] < self.best[0]:
@@ -287,26 +290,63 @@ class TrainWorker:
                 self.stream.restore(state["stream"])
         self.tell("started", self.step)
 
-    def _stream(self) -> Stream:
+    def _stream(self, recipe: Recipe | None = None, epochs: float | None = None) -> Stream:
+        """The stream of the run, or of so many passes by another recipe."""
         config = self.config
         return Stream(
-            self.job.recipe,
+            recipe or self.job.recipe,
             self.job.sources,
             Rejects(self.run_directory.path / "rejected.jsonl", config.data),
             examples_per_step=config.examples_per_step,
-            epochs=config.epochs,
-            steps=config.steps,
+            epochs=epochs or config.epochs,
+            steps=None if epochs else config.steps,
         )
 
-    def _reference(self) -> Callable[[list[Sequence]], list[np.ndarray]]:
-        """Log-probs under the reference: the policy without its adapter, or a frozen model."""
+    def _reference(self) -> Callable[[list[Sequence]], list[np.ndarray]] | None:
+        """Log-probs under the reference: the policy without its adapter, a frozen model, or what
+        one of them said before."""
+        if isinstance(getattr(self.config, "objective", None), SimPo):
+            return None
         path = self.config.reference.path
-        if self.learner.adapted and path is None:
-            return lambda sequences: self.learner.log_probs(sequences, adapter=False)
         model = self.config.model
         section = model.model_copy(update={"path": path}) if path else model
+        if self.config.reference.precompute:
+            return self._precomputed(section).log_probs
+        return self._scorer(section)
+
+    def _scorer(self, section: SupervisedModel) -> Callable[[list[Sequence]], list[np.ndarray]]:
+        if self.learner.adapted and section.path == self.config.model.path:
+            return lambda sequences: self.learner.log_probs(sequences, adapter=False)
         frozen = Policy(load_frozen(section), 1.0, "hit").to(self.learner.device)
         return lambda sequences: self.learner.score(frozen, sequences)
+
+    def _precomputed(self, section: SupervisedModel) -> ReferenceCache:
+        """The log-probs of all rows, from the disk or scored now by all ranks.
+
+        Every rank keeps them: two numbers a sequence.
+        """
+        cache = ReferenceCache(section)
+        plain = [source.model_copy(update={"weight": 1.0}) for source in self.config.data.train]
+        data = self.config.data.model_copy(update={"train": plain})
+        recipe = replace(self.job.recipe, data=data)
+        self.stream = self._stream(recipe, epochs=1.0) if self.rank == 0 else None
+        score: Any = None
+        scored = 0
+        self.tell("phase", "reference log-probs of all rows")
+        for turn in chain([Turn(sequences_of(self.job.validation))], self._turns()):
+            if turn.stop:
+                break
+            missing = self.share(
+                Turn(cache.missing(turn.sequences, self.learner.unit))
+            ).sequences
+            if missing:
+                score = score or self._scorer(section)
+                cache.add(missing, score(missing))
+                scored += len(missing)
+                self.tell("phase", f"reference log-probs: {scored} sequences")
+        if scored and self.rank == 0:
+            cache.save()
+        return cache
 
 
 def _module(config: SupervisedRun) -> Any:

@@ -125,6 +125,7 @@ class WorkerFaults(Section):
 
 
 class SupervisedRun(Section):
+    stage: str
     output_dir: str
     seed: NonNegative = 0
     epochs: PositiveFloat = 1.0
@@ -238,10 +239,10 @@ class SimPo(Section):
 
 
 class Reference(Section):
-    """The reference model of DPO and KTO. With adapters it is the policy without them."""
+    """The reference model of DPO and KTO. SimPO has none."""
 
     path: str | None = None
-    """Another model; none is the policy as it was at the start."""
+    """Another model; none is the policy as it was at the start (with adapters: without them)."""
     precompute: bool = False
     """Score all rows once before training and keep the log-probs on disk, for later runs too."""
 
@@ -285,3 +286,12 @@ class KtoRun(SupervisedRun):
     objective: Kto = Kto()
     reference: Reference = Reference()
     learner: PreferenceLearner = PreferenceLearner()
+
+    @model_validator(mode="after")
+    def _nothing_to_precompute(self) -> Self:
+        if self.reference.precompute:
+            raise ValueError(
+                "reference.precompute: KTO scores each prompt with another example's answer, which "
+                "changes from epoch to epoch: leave it out"
+            )
+        return self

@@ -39,8 +39,8 @@ SCHEMA = pa.schema(
         ("trained", pa.list_(pa.bool_())),
     ]
 )
-"""`rows` is 0 for the second of two examples made from one row; `problem`, `dropped` or `held_out` for a row that is not trained on; `lengths` cuts `ids` and
-`trained` into sequences."""
+"""`rows` is 0 for the second of two examples made from one row; `problem`, `dropped` or `held_out`
+are for a row that is not trained on; `lengths` cuts `ids` and `trained` into sequences."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,12 +115,10 @@ def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> list[Example]:
         if isinstance(tokens, Dropped):
             continue
         sequences = [(np.array(one.ids, dtype=np.int32), np.array(one.trained)) for one in tokens]
-        value = value_of(row)
-        size = 2 if recipe.paired else 1
+        value, size = value_of(row), 2 if recipe.paired else 1
+        number = float("nan") if value is None else value
         examples += [
-            Example(
-                place, tuple(sequences[at : at + size]), float("nan") if value is None else value
-            )
+            Example(place, tuple(sequences[at : at + size]), number)
             for at in range(0, len(sequences), size)
         ]
     return examples

@@ -12,6 +12,7 @@ A token on the border of a turn is learned if it begins inside.
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -61,8 +62,9 @@ class _Rendered:
 class Renderer:
     """Makes tokens of rows. Pickles, so workers can be handed one.
 
-    With `data.template` it becomes the chat template of `tokenizer`. Rows that the template cannot
-    show raise `BadRow`, a tokenizer that cannot be used a ValueError.
+    Renders with `data.template` where there is one, else with the tokenizer's own; the tokenizer
+    stays as it is. Rows that the template cannot show raise `BadRow`, a tokenizer that cannot be
+    used a ValueError.
 
     Example: `Renderer(tokenizer, data).conversation(row)`
     """
@@ -74,10 +76,12 @@ class Renderer:
                 "a token stands for: save a fast one (tokenizer.json) in the model directory"
             )
         if data.template is not None:
+            tokenizer = copy(tokenizer)
             apply(tokenizer, data.template)
         self._tokenizer = tokenizer
         self._data = data
         self._ends = _end_ids(tokenizer, data.template)
+        self._stops = [str(tokenizer.convert_ids_to_tokens(token)) for token in self._ends]
 
     def document(self, row: Document) -> list[Tokens]:
         """The text and an EOS token, with BOS where the tokenizer begins so; in several pieces
@@ -246,10 +250,10 @@ class Renderer:
                 "blocks to it, or set data.template",
             ) from None
         head = head.removesuffix(self._lead)
-        start, end = len(head), len(text) - len(tail)
+        start, end = len(head), self._behind(text, tail)
         if not found or not text[start:end].strip():
             raise BadRow("messages", f"the chat template leaves out message {turn + 1}")
-        if not (text.startswith(head) and text.endswith(tail)):
+        if end is None or not text.startswith(head):
             raise BadRow(
                 "messages",
                 f"which tokens are the assistant's cannot be told, since message {turn + 1} "
@@ -257,6 +261,18 @@ class Renderer:
                 "it, or set data.template",
             )
         return start, end
+
+    def _behind(self, text: str, tail: str) -> int | None:
+        """Where `tail` begins, with which `text` ends; the token that it begins with may be
+        another, for calls can end with one of their own."""
+        if text.endswith(tail):
+            return len(text) - len(tail)
+        for stop in self._stops:
+            if tail.startswith(stop) and text.endswith(tail[len(stop) :]):
+                before = text[: len(text) - len(tail) + len(stop)]
+                found = (len(before) - len(own) for own in self._stops if before.endswith(own))
+                return next(found, None)
+        return None
 
     @cached_property
     def _lead(self) -> str:

@@ -1,10 +1,10 @@
 """Training rows as a stream of shuffled examples: Ray Data reads and tokenises while others learn.
 
 Files are cut into segments of a few hundred rows. An epoch reads the segments in a seeded order, a
-window of `shuffle_rows` rows at a time, and shuffles the examples of each window. Both orders depend
-on the seed and the epoch alone. So the cursor is a handful of numbers, and a resumed run reads from
-the start of its window, not of its data. At most a window is held in memory, whatever the size of
-the data.
+window of `shuffle_rows` rows at a time, and shuffles the examples of each window. Both orders
+depend on the seed and the epoch alone. So the cursor is a handful of numbers, and a resumed run
+reads from the start of its window, not of its data. At most a window is held in memory, whatever
+the size of the data.
 """
 
 import hashlib
@@ -140,8 +140,13 @@ class Stream:
                 ]
             )
         self.counts = [Counts(**counts) for counts in state["counts"]]
-        place = (state[name] for name in ("epoch", "work", "row", "rows_before"))
-        self._window = Window(*place, deepcopy(self.counts))
+        self._window = Window(
+            state["epoch"],
+            state["work"],
+            state["row"],
+            state["rows_before"],
+            deepcopy(self.counts),
+        )
         self._taken, self.done = state["taken"], state["done"]
         self.progress = state["progress"]
 

@@ -44,7 +44,7 @@ def adapt(
             target_modules=_targets(network, adaptation.target_modules),
             use_rslora=adaptation.rslora,
             use_dora=adaptation.dora,
-            modules_to_save=whole or None,
+            modules_to_save=sorted(whole) or None,
             trainable_token_indices=rows if new_ids and rows else None,
             ensure_weight_tying=_tied(network) and bool(whole & embeddings.keys()),
             task_type=task,
@@ -122,6 +122,7 @@ def open_adapter(network: Any, directory: Path) -> Any:
     """Put a written adapter on an HF model, frozen; ModelError where it belongs to another one."""
     from peft import PeftConfig, PeftModel
 
+    keep_readable(network)
     modules = dict(network.named_modules())
     with safe_open(directory / "adapter_model.safetensors", "pt") as file:
         for name in file.keys():  # noqa: SIM118 (no dict)

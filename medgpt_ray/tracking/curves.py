@@ -8,19 +8,21 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from statistics import fmean
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medgpt_ray.tracking.format import duration, number, percent
+from medgpt_ray.tracking.format import number, percent
 from medgpt_ray.tracking.metrics import Record
 
-_PHASES = ("generate", "reward", "learn", "sync", "checkpoint", "other")
 _COLOURS = 8
 _FEW = 40
 """Up to this many points, each one is marked."""
+_MANY = 400
+"""More points than a picture has room for."""
 # Matplotlib wants true colours: these stand for the variables of the style sheet and are replaced.
 _INK, _GRID = "#0000ee", "#0000ef"
 _VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)"} | {
@@ -48,74 +50,30 @@ class Chart:
     legend: list[tuple[str, int, str]]
 
 
-def charts(training: Sequence[Record], heldout: Sequence[Record]) -> list[Chart]:
-    """All curves that have at least one value."""
-
-    def of(title: str, show: Callable[[float], str], *metrics: tuple[str, str]) -> Chart | None:
-        return _chart(title, show, [_line(training, name, metric) for name, metric in metrics])
-
-    found = [
-        _chart("Reward", number, [*_reward_lines(training), *_heldout_lines(heldout)]),
-        of("KL to the reference", number, ("KL", "kl")),
-        of("Entropy", number, ("entropy", "entropy")),
-        of(
-            "Completion length (tokens)",
-            number,
-            ("mean", "completion_length/mean"),
-            ("longest", "completion_length/max"),
-        ),
-        of("Truncated completions", percent, ("share", "truncated_share")),
-        of("Clipped tokens", percent, ("share", "clip_fraction")),
-        of("Log-prob difference, rollout to learner", number, ("mean", "logprob_difference/mean")),
-        of("The same, largest of a step", number, ("largest", "logprob_difference/max")),
-        of("Gradient norm", number, ("norm", "grad_norm")),
-        of("Loss", number, ("loss", "loss")),
-        _chart(
-            "Seconds a step, by phase",
-            duration,
-            [_line(training, phase, f"time/{phase}") for phase in _PHASES],
-            stacked=True,
-        ),
-        of(
-            "Tokens per second",
-            number,
-            ("generate", "tokens_per_s/generate"),
-            ("learn", "tokens_per_s/learn"),
-        ),
-    ]
-    return [chart for chart in found if chart]
-
-
-def _line(records: Sequence[Record], name: str, metric: str) -> Line:
+def line(records: Sequence[Record], name: str, metric: str) -> Line:
+    """A metric over the steps that have it."""
     known = [(record["step"], record[metric]) for record in records if metric in record]
     return Line(name, [step for step, _ in known], [value for _, value in known])
 
 
-def _reward_lines(training: Sequence[Record]) -> list[Line]:
-    names = dict.fromkeys(
-        name for record in training for name in record if name.startswith("reward/")
-    )
-    parts = [name for name in names if name not in ("reward/mean", "reward/std")]
-    if len(parts) < 2:  # a single part is the reward, but for its weight
-        parts = []
-    return [
-        _line(training, "reward", "reward/mean"),
-        *(_line(training, name.removeprefix("reward/"), name) for name in parts),
-    ]
+def thinned(line: Line) -> tuple[Line, int]:
+    """A line of many points as means over so many of them each; of few points as it is, and 1."""
+    size = math.ceil(len(line.steps) / _MANY)
+    if size < 2:
+        return line, 1
+    starts = range(0, len(line.steps), size)
+    steps = [fmean(line.steps[start : start + size]) for start in starts]
+    groups = [list(filter(math.isfinite, line.values[i : i + size])) for i in starts]
+    return Line(line.name, steps, [fmean(group) if group else math.nan for group in groups]), size
 
 
-def _heldout_lines(heldout: Sequence[Record]) -> list[Line]:
-    name = "held-out, with interval"
-    scores = _line(heldout, name, "heldout/reward")
-    low, high = (_line(heldout, name, f"heldout/ci_{end}").values for end in ("low", "high"))
-    if len(low) != len(scores.values) or len(high) != len(scores.values):
-        return [Line(name, scores.steps, scores.values, scores.values, scores.values)]
-    return [Line(name, scores.steps, scores.values, low, high)]
-
-
-def _chart(
-    title: str, show: Callable[[float], str], lines: Sequence[Line], stacked: bool = False
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    show: Callable[[float], str] = number,
+    stacked: bool = False,
 ) -> Chart | None:
+    """None where no line has a finite value. `show` writes the values of the legend."""
     lines = [line for line in lines if any(math.isfinite(value) for value in line.values)]
     if not lines:
         return None

@@ -4,115 +4,58 @@ Everything in it is read from the run directory, so it can be written at any tim
 """
 
 import json
-import math
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from medgpt_ray.tracking.curves import charts
-from medgpt_ray.tracking.format import duration, number
-from medgpt_ray.tracking.metrics import Record, read_metrics
-from medgpt_ray.tracking.rundir import RunDirectory, by_step, write_atomically
-from medgpt_ray.tracking.samples import last_user_message, read_failures, read_samples
-from medgpt_ray.tracking.statistics import Interval, bootstrap_interval, paired_bootstrap
-from medgpt_ray.types import RewardFailure, Sample
+from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.tracking import report_rl, report_supervised
+from medgpt_ray.tracking.format import duration, number, percent
+from medgpt_ray.tracking.metrics import read_metrics
+from medgpt_ray.tracking.rundir import RunDirectory, write_atomically
 
 _ALARMS_SHOWN = 50
+_FILES_SHOWN = 5
 _LIBRARIES = ("torch", "vllm", "ray", "deepspeed", "transformers", "peft")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out answers of one policy by prompt id; failed samples are in no score."""
-
-    step: int
-    answers: dict[str, list[Sample]]
-
-    def scores(self) -> dict[str, dict[str, float]]:
-        """Name of the measure -> prompt id -> mean over the prompt's completions."""
-        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for prompt_id, samples in self.answers.items():
-            for sample in samples:
-                if not sample.failure:
-                    for name, value in _measures(sample).items():
-                        found[name][prompt_id].append(value)
-        return {
-            name: {prompt_id: fmean(values) for prompt_id, values in by_prompt.items()}
-            for name, by_prompt in found.items()
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row of the held-out table. The difference is over the `pairs` prompts scored both times."""
-
-    name: str
-    before: Interval
-    after: Interval | None = None
-    difference: Interval | None = None
-    pairs: int = 0
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One held-out question with its answers; `gold` is none where the row has no `answer`."""
-
-    prompt_id: str
-    question: str
-    gold: str | None
-    before: Sample
-    after: Sample | None
-
-    @property
-    def change(self) -> float:
-        if not self.after or self.after.failure or self.before.failure:
-            return 0.0
-        return self.after.reward - self.before.reward
-
-
-@dataclass(frozen=True)
-class Alarm:
-    step: int
-    what: str
-    detail: str
 
 
 def write_report(rundir: RunDirectory) -> Path:
     """Write the report of a run, finished or not, and return its path."""
     config = rundir.read_config()
     records = read_metrics(rundir.metrics)
-    training = [record for record in records if not _is_heldout(record)]
-    heldout = [record for record in records if _is_heldout(record)]
-    evaluations = _evaluations(rundir)
-    alarms = _alarms(rundir, records)
-    template = _environment().get_template("report.html.j2")
-    html = template.render(
-        name=rundir.path.resolve().name,
-        config=config,
-        config_text=rundir.config.read_text(encoding="utf-8"),
-        environment=json.loads(rundir.environment.read_text(encoding="utf-8")),
-        lineage=json.loads(rundir.lineage.read_text(encoding="utf-8")),
-        libraries=_LIBRARIES,
-        steps_done=int(max((record["step"] for record in training), default=0)),
-        trained_s=sum(record.get("time/step", 0.0) for record in training),
-        charts=charts(training, heldout),
-        evaluations=evaluations,
-        comparisons=_compare(evaluations),
-        answers=_shown_answers(evaluations, config.evaluation.samples_shown),
-        alarms=alarms[:_ALARMS_SHOWN],
-        alarm_count=len(alarms),
+    if isinstance(config, GrpoRun):
+        page = report_rl.page(rundir, config, records)
+    else:
+        page = report_supervised.page(rundir, config, records)
+    lineage = json.loads(rundir.lineage.read_text(encoding="utf-8"))
+    alarms = sorted(page.alarms, key=lambda alarm: alarm.step)
+    html = (
+        _templates()
+        .get_template(page.template)
+        .render(
+            name=rundir.path.resolve().name,
+            kind=page.kind,
+            facts=page.facts,
+            config=config,
+            config_text=rundir.config.read_text(encoding="utf-8"),
+            environment=json.loads(rundir.environment.read_text(encoding="utf-8")),
+            lineage=lineage,
+            files=_files(lineage["data"]),
+            libraries=_LIBRARIES,
+            charts=page.charts,
+            alarms=alarms[:_ALARMS_SHOWN],
+            alarm_count=len(alarms),
+            quiet=page.quiet,
+            **page.values,
+        )
     )
     write_atomically(rundir.report, html)
     return rundir.report
 
 
-def _environment() -> Environment:
+def _templates() -> Environment:
     """Escapes every value but the SVG of the curves, which we draw ourselves."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -121,105 +64,24 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "drawing": Markup}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "duration": duration,
+        "drawing": Markup,
+    }
     return environment
 
 
-def _is_heldout(record: Record) -> bool:
-    return any(name.startswith("heldout/") for name in record)
-
-
-def _evaluations(rundir: RunDirectory) -> list[Evaluation]:
-    """The first held-out evaluation and, where there are several, the last."""
-    files = list(by_step(rundir.heldout).items())
-    return [_evaluation(step, file) for step, file in files[:1] + files[1:][-1:]]
-
-
-def _evaluation(step: int, file: Path) -> Evaluation:
-    answers: dict[str, list[Sample]] = defaultdict(list)
-    for sample in read_samples(file):
-        answers[sample.prompt.id].append(sample)
-    return Evaluation(step, dict(answers))
-
-
-def _measures(sample: Sample) -> dict[str, float]:
-    parts = sample.reward_parts if len(sample.reward_parts) > 1 else {}
+def _files(data: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Use -> its files with their hashes, the first few of many."""
+    found: dict[str, list[str]] = {}
+    for file in data:
+        text = f"{file['path']} (sha256 {file['sha256'][:12]}…)"
+        found.setdefault(file["use"], []).append(text)
     return {
-        "reward": sample.reward,
-        **{f"reward: {name}": score for name, score in parts.items()},
-        "completion length (tokens)": float(len(sample.completion.token_ids)),
-        "truncated": float(sample.completion.truncated),
+        use: [*texts[:_FILES_SHOWN], f"{len(texts) - _FILES_SHOWN} more, see lineage.json"]
+        if len(texts) > _FILES_SHOWN
+        else texts
+        for use, texts in found.items()
     }
-
-
-def _compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    if not evaluations:
-        return []
-    before = evaluations[0].scores()
-    after = evaluations[1].scores() if len(evaluations) > 1 else {}
-    return [_comparison(name, scores, after.get(name, {})) for name, scores in before.items()]
-
-
-def _comparison(name: str, before: dict[str, float], after: dict[str, float]) -> Comparison:
-    first = bootstrap_interval(list(before.values()))
-    if not after:
-        return Comparison(name, first)
-    both = [prompt_id for prompt_id in before if prompt_id in after]
-    return Comparison(
-        name,
-        before=first,
-        after=bootstrap_interval(list(after.values())),
-        difference=paired_bootstrap([before[i] for i in both], [after[i] for i in both])
-        if both
-        else None,
-        pairs=len(both),
-    )
-
-
-def _shown_answers(evaluations: Sequence[Evaluation], count: int) -> list[Answers]:
-    """`count` questions, evenly from the most improved to the most worsened, so that the reader
-    sees losses too. A failed answer counts as no change; so do all without a second evaluation."""
-    if not evaluations or not count:
-        return []
-    before = evaluations[0].answers
-    after = evaluations[1].answers if len(evaluations) > 1 else {}
-    pairs = [
-        Answers(
-            prompt_id=prompt_id,
-            question=last_user_message(first[0].prompt),
-            gold=_text(first[0].prompt.row.get("answer")),
-            before=first[0],
-            after=after[prompt_id][0] if after else None,
-        )
-        for prompt_id, first in before.items()
-        if not after or prompt_id in after
-    ]
-    pairs.sort(key=lambda pair: pair.change, reverse=True)
-    if len(pairs) <= count:
-        return pairs
-    return [pairs[round(i * (len(pairs) - 1) / max(count - 1, 1))] for i in range(count)]
-
-
-def _text(answer: Any) -> str | None:
-    if answer is None or isinstance(answer, str):
-        return answer
-    return json.dumps(answer, ensure_ascii=False)
-
-
-def _alarms(rundir: RunDirectory, records: Sequence[Record]) -> list[Alarm]:
-    """Samples without a score, and numbers that were not finite, by step."""
-    found = [
-        Alarm(int(record["step"]), "not a finite number", name)
-        for record in records
-        for name, value in record.items()
-        if not math.isfinite(value)
-    ]
-    for folder in (rundir.samples, rundir.heldout):
-        for step, file in by_step(folder).items():
-            found += [_failure_alarm(step, failure) for failure in read_failures(file)]
-    return sorted(found, key=lambda alarm: alarm.step)
-
-
-def _failure_alarm(step: int, failure: RewardFailure) -> Alarm:
-    what = f"{failure.function} failed on {failure.prompt_id}, completion {failure.index}"
-    return Alarm(step, what, failure.error)

@@ -49,7 +49,10 @@ def test_rows_start_as_means(tiny_model: Path, tokenizer: Any, tied: bool) -> No
     pieces = add_tokens(tokenizer, TOKENS)
     extend(network, pieces)
     assert network.config.vocab_size == 515
-    for weight, before in ((network.model.embed_tokens.weight, old), (network.lm_head.weight, old_head)):
+    for weight, before in (
+        (network.model.embed_tokens.weight, old),
+        (network.lm_head.weight, old_head),
+    ):
         assert weight.shape[0] == 515
         torch.testing.assert_close(weight[:512], before)
         for id, parts in pieces.items():

@@ -32,7 +32,8 @@ def config(tmp_path: Path) -> GrpoRun:
 
 @pytest.fixture
 def rundir(config: GrpoRun) -> RunDirectory:
-    return RunDirectory.create(config.output_dir, config, "stage: grpo\n", parent=None)
+    files = {"train": [config.data.train], "heldout": [config.data.heldout or ""]}
+    return RunDirectory.create(config.output_dir, config, "stage: grpo\n", files)
 
 
 @pytest.fixture

@@ -75,8 +75,8 @@ def read_history(record: Object) -> list[Turn]:
     for index, pair in enumerate(value):
         field = f"history[{index}]"
         if not isinstance(pair, list) or len(pair) != 2:
-            what = f"{len(pair)} items" if isinstance(pair, list) else kind(pair)
-            raise BadRow(field, f"is {what}, expected [question, answer]")
+            what = f"has {len(pair)} items" if isinstance(pair, list) else f"is {kind(pair)}"
+            raise BadRow(field, f"{what}, expected [question, answer]")
         turns += [user(pair[0], f"{field}[0]"), assistant(pair[1], f"{field}[1]")]
     return turns
 

@@ -1,0 +1,194 @@
+"""Each way in which a row can be wrong, with the field that its message names."""
+
+import json
+from typing import Any
+
+import pytest
+
+from medgpt_ray.data.formats import detect, parse
+from medgpt_ray.data.rows import BadRow
+
+ASK = {"role": "user", "content": "Which dose?"}
+SAY = {"role": "assistant", "content": "5 mg."}
+TOOL = {"name": "dose", "description": "Look up.", "parameters": {"type": "object"}}
+CALL_TEXT = json.dumps({"name": "dose", "arguments": {"drug": "a"}})
+
+
+def sharegpt(*turns: tuple[str, Any], **columns: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": who, "value": text} for who, text in turns], **columns}
+
+
+def problem(record: Any) -> str:
+    with pytest.raises(BadRow) as caught:
+        parse(record, detect(record))
+    return str(caught.value)
+
+
+H, G = ("human", "Which dose?"), ("gpt", "5 mg.")
+F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ((H, H, G), "[1].from: a turn of the user follows one of the user, expected the assistant"),
+        (
+            (H, G, G),
+            "[2].from: a turn of the assistant follows one of the assistant, expected the u",
+        ),
+        ((G, H, G), "[0].from: the first turn is the assistant's, expected the user's"),
+        (
+            (("system", "Be brief."), G),
+            "[1].from: a turn of the assistant follows one of the system",
+        ),
+        ((H, O, G), "[1].from: a tool's answer without a call in the turn before"),
+        ((O, G), "[0].from: a tool's answer without a call in the turn before"),
+        (
+            (H, F, G),
+            "[2].from: a turn of the assistant follows one of the assistant, expected the t",
+        ),
+        ((H, F, O, O, G), "[3].from: answers of tools are more than the calls before them"),
+        (
+            (H, F, O, H, G),
+            "[3].from: a turn of the user follows one of the tool, expected the assi",
+        ),
+        ((H, G, ("system", "Be kind.")), "[2].from: a system message can only come first"),
+        ((H, G, H), ": ends with the user, the last turn must be the assistant's"),
+        ((H, F, O), ": ends with the tool, the last turn must be the assistant's"),
+        ((("system", "Be brief."),), ": ends with the system"),
+        ((("doctor", "Hm."), G), "[0].from: 'doctor' is not one of system, human, user, gpt"),
+        ((("human", " \n"), G), "[0].value: empty, expected text"),
+        ((H, ("gpt", "")), "[1].value: empty, expected text"),
+        ((H, ("gpt", 5)), "[1].value: is a number, expected a string"),
+        ((H, ("gpt", "\ud83d")), "[1].value: holds half of a surrogate pair"),
+        ((H, ("function_call", "dose(a)")), "[1].value: invalid JSON at column 1"),
+        ((H, ("function_call", "[]")), "[1].value: empty list, expected at least one call"),
+        ((H, ("function_call", "7")), "[1].value: is a number, expected {name, arguments}"),
+        ((H, ("function_call", "{}")), "[1].value: has the keys [], expected name and arguments"),
+        ((H, ("function_call", '[{"name": ""}]')), "[1].value[0].name: empty"),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": [1]}')),
+            "[1].value.arguments: is a list, expected an object",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": "{"}')),
+            "[1].value.arguments: invalid JSON at column 2",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": {"a": NaN}}')),
+            "[1].value.arguments.a: is nan",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "arguments": {"a": "\\ud83d"}}')),
+            "[1].value.arguments.a: holds half of a surrogate pair",
+        ),
+    ],
+)
+def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
+    assert problem(sharegpt(*turns)).startswith(f"conversations{expected}")
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"conversations": "a"}, "conversations: is a string, expected a list of turns"),
+        ({"conversations": []}, "conversations: empty list"),
+        (
+            {"conversations": ["a"]},
+            "conversations[0]: is a string, expected {from, value} or {role",
+        ),
+        (
+            {"conversations": [{"who": "a"}]},
+            "conversations[0]: has the keys ['who'], expected from",
+        ),
+        ({"conversations": [{"from": "human"}]}, "conversations[0].value: missing"),
+        (
+            {"conversations": [{"from": ["human"]}]},
+            "conversations[0].from: ['human'] is not one of",
+        ),
+        ({"messages": [ASK, {"role": "assistant"}]}, "messages[1].content: missing"),
+        ({"messages": [ASK, {**SAY, "content": None}]}, "messages[1].content: is null"),
+        (
+            {"messages": [ASK, {**SAY, "content": [{"text": "a"}]}]},
+            "messages[1].content: is a list",
+        ),
+        (
+            {"messages": [{**ASK, "tool_calls": [{}]}]},
+            "messages[0].tool_calls: only an assistant calls tools",
+        ),
+        ({"messages": [ASK, {**SAY, "tool_calls": "a"}]}, "messages[1].tool_calls: is a string"),
+        (sharegpt(H, G, tools="[{"), "tools: invalid JSON at column 3"),
+        (sharegpt(H, G, tools="{}"), "tools: is an object, expected a list of functions"),
+        (sharegpt(H, G, tools='["f"]'), "tools[0]: is a string, expected {name, description"),
+        (sharegpt(H, G, tools=[{"type": "function"}]), "tools[0]: has the keys ['type'], expected"),
+        (
+            sharegpt(("system", "a"), H, G, system="b"),
+            "system: given together with conversations[0]",
+        ),
+        (sharegpt(H, G, system=5), "system: is a number"),
+        ({"instruction": "a"}, "output: missing"),
+        ({"instruction": None, "output": "b"}, "instruction: is null"),
+        ({"instruction": "", "input": "", "output": "b"}, "instruction: empty"),
+        ({"instruction": "a", "input": 5, "output": "b"}, "input: is a number"),
+        (
+            {"instruction": "a", "output": "b", "history": "c"},
+            "history: is a string, expected a list",
+        ),
+        (
+            {"instruction": "a", "output": "b", "history": [["c"]]},
+            "history[0]: has 1 items, expected",
+        ),
+        ({"instruction": "a", "output": "b", "history": [["c", ""]]}, "history[0][1]: empty"),
+        ({"instruction": "a", "output": "b", "tools": [TOOL]}, "tools: alpaca rows have none"),
+        (
+            {"prompt": "a", "completion": "b", "response": "c"},
+            "completion: given together with resp",
+        ),
+        (
+            {"prompt": "a", "completion": [ASK]},
+            "completion[0].role: an answer begins with the assis",
+        ),
+        (
+            {"prompt": [ASK, SAY], "completion": "b"},
+            "completion: a turn of the assistant follows one",
+        ),
+        (
+            {"prompt": "a", "response": "b", "history": [["c", "d"]]},
+            "history: not read beside prompt",
+        ),
+        ({"question": "a", "answer": None}, "answer: is null"),
+        (
+            {"question": "a", "answer": "b", "system": "c"},
+            "system: question and answer are a whole",
+        ),
+        ({"text": ""}, "text: empty"),
+        (sharegpt(H, chosen="a"), "rejected: missing"),
+        (sharegpt(H, rejected="a"), "chosen: missing"),
+        (sharegpt(H, chosen="a", rejected="a"), "rejected: is the same as chosen"),
+        (sharegpt(H, chosen="a", rejected=" "), "rejected: empty"),
+        (sharegpt(H, chosen="a", rejected=5), "rejected: is a number"),
+        (
+            sharegpt(H, G, chosen="a", rejected="b"),
+            "chosen: a turn of the assistant follows one of",
+        ),
+        (
+            sharegpt(H, chosen=[ASK], rejected="b"),
+            "chosen[0].role: an answer begins with the assist",
+        ),
+        (sharegpt(H, chosen=[SAY, ASK], rejected="b"), "chosen: ends with the user"),
+        (
+            sharegpt(H, chosen="a", rejected="b", margin="c"),
+            "margin: is a string, expected a number",
+        ),
+        (sharegpt(H, chosen="a", rejected="b", margin=True), "margin: is a boolean"),
+        (sharegpt(H, chosen="a", rejected="b", margin=float("nan")), "margin: is nan"),
+        ({"chosen": "a", "rejected": "b"}, "prompt: missing"),
+        ({"question": "a", "response_chosen": "b"}, "response_rejected: missing"),
+        (
+            {"prompt": "a", "completion": "b", "label": 1},
+            "label: is a number, expected true (a good",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(record: Any, expected: str) -> None:
+    assert problem(record).startswith(expected)

@@ -1,0 +1,404 @@
+"""Rows to tokens: the ids are the chat template's, and learned is what the assistant writes.
+
+What is learned is compared with texts that have ⟦ and ⟧ around it, character by character.
+"""
+
+import json
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+from medgpt_ray.config.supervised import SupervisedData
+from medgpt_ray.data.render import Dropped, Renderer
+from medgpt_ray.data.rows import BadRow
+from medgpt_ray.data.templates import TEMPLATES, apply
+from medgpt_ray.models.load import load_tokenizer
+from medgpt_ray.types import Conversation, Document, Labelled, Preference, Tokens
+
+GOLDEN = json.loads((Path(__file__).parent / "templates.json").read_text(encoding="utf-8"))
+KINDS = [(name, kind) for name, texts in GOLDEN.items() for kind in texts if kind != "prompt"]
+
+
+def system(content: str) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+def call(**arguments: Any) -> dict[str, Any]:
+    function = {"name": "lookup", "arguments": arguments}
+    return assistant("", tool_calls=[{"type": "function", "function": function}])
+
+
+SINGLE = (user("How often?"), assistant("Twice a day."))
+MULTI = (*SINGLE, user("饭前吗?"), assistant("饭后。"))
+CALLED = (
+    system("Be brief."),
+    user("How much furosemide?"),
+    call(drug="呋塞米"),
+    {"role": "tool", "content": "40 mg"},
+    assistant("40 mg a day."),
+)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "lookup",
+        "description": "Find a dose",
+        "parameters": {"type": "object", "properties": {"drug": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture
+def tiny(tiny_model: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture
+def named(tiny: Any) -> Any:
+    """The tiny tokenizer with `<s>`, `</s>` and the tokens that end turns."""
+    stops = {template.stop for template in TEMPLATES.values() if template.stop}
+    tiny.add_special_tokens(
+        {
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "additional_special_tokens": sorted({*stops, "<|observation|>"}),
+        }
+    )
+    return tiny
+
+
+@pytest.fixture(scope="module")
+def smollm() -> Any:
+    return load_tokenizer("embedded:smollm2-135m-instruct")
+
+
+def renderer(tokenizer: Any, **data: Any) -> Renderer:
+    """With a template by name, `tokenizer` takes it on too: for `template_ids` to compare with."""
+    before = tokenizer.chat_template
+    made = Renderer(tokenizer, SupervisedData.model_validate({"train": [{"path": "x"}], **data}))
+    assert tokenizer.chat_template == before
+    if "template" in data:
+        apply(tokenizer, data["template"])
+    return made
+
+
+def template_ids(tokenizer: Any, messages: Any, tools: Any = ()) -> tuple[int, ...]:
+    ids = tokenizer.apply_chat_template(
+        list(messages), tools=list(tools) or None, tokenize=True, return_dict=False
+    )
+    return tuple(ids)
+
+
+def read_marks(tokenizer: Any, marked: str) -> Tokens:
+    """The tokens of a text; learned are those that begin between ⟦ and ⟧."""
+    text, learned, inside = "", [], False
+    for character in marked:
+        if character in "⟦⟧":
+            inside = character == "⟦"
+        else:
+            text += character
+            learned.append(inside)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    trained = [learned[start] for start, _ in encoded["offset_mapping"]]
+    return Tokens(tuple(encoded["input_ids"]), (False, *trained[1:]))
+
+
+def tokens(result: Tokens | Dropped) -> Tokens:
+    assert isinstance(result, Tokens)
+    assert len(result.ids) == len(result.trained)
+    return result
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_named_templates_learn_what_the_golden_text_marks(named: Any, name: str, kind: str) -> None:
+    first = () if name in ("orion", "xverse") else (system("Be brief."),)
+    messages = {"single": SINGLE, "multi": (*first, *MULTI), "tools": CALLED}[kind]
+    tools = (TOOL,) if kind == "tools" else ()
+    result = tokens(renderer(named, template=name).conversation(Conversation(messages, tools)))
+    assert result == read_marks(named, GOLDEN[name][kind])
+    assert result.ids == template_ids(named, messages, tools)
+
+
+def test_smollm2s_own_template(smollm: Any) -> None:
+    messages = (*MULTI, user("And  at night?"), assistant("  No,\n\nnever. "))
+    result = tokens(renderer(smollm).conversation(Conversation(messages)))
+    assert result == read_marks(
+        smollm,
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\nHow often?<|im_end|>\n<|im_start|>assistant\n"
+        "⟦Twice a day.<|im_end|>⟧\n<|im_start|>user\n饭前吗?<|im_end|>\n<|im_start|>assistant\n"
+        "⟦饭后。<|im_end|>⟧\n<|im_start|>user\nAnd  at night?<|im_end|>\n<|im_start|>assistant\n"
+        "⟦  No,\n\nnever. <|im_end|>⟧\n",
+    )
+    assert result.ids == template_ids(smollm, messages)
+
+
+def test_the_tiny_models_own_template(tiny: Any) -> None:
+    messages = (system("Be brief."), *MULTI)
+    result = tokens(renderer(tiny).conversation(Conversation(messages)))
+    assert result == read_marks(
+        tiny,
+        "<|system|>Be brief.<|end|><|user|>How often?<|end|><|assistant|>⟦Twice a day.<|end|>⟧"
+        "<|user|>饭前吗?<|end|><|assistant|>⟦饭后。<|end|>⟧",
+    )
+    assert result.ids == template_ids(tiny, messages)
+
+
+def test_a_user_who_quotes_the_assistant_is_not_learned(tiny: Any) -> None:
+    quoted = "<|assistant|>Twice a day.<|end|>Qzxmark"
+    messages = (user(quoted), assistant("Twice a day."), user(quoted), assistant("Twice a day."))
+    result = tokens(renderer(tiny).conversation(Conversation(messages)))
+    turn = f"<|user|>{quoted}<|end|><|assistant|>⟦Twice a day.<|end|>⟧"
+    assert result == read_marks(tiny, turn * 2)
+
+
+def test_thoughts_that_the_template_shows_are_learned(named: Any) -> None:
+    thinking = assistant("<think>\nTwo doses.\n</think>\n\nTwice a day.")
+    messages = (user("How often?"), thinking, user("Sure?"), thinking)
+    result = tokens(renderer(named, template="qwen3").conversation(Conversation(messages)))
+    assert result == read_marks(
+        named,
+        "<|im_start|>user\nHow often?<|im_end|>\n<|im_start|>assistant\n⟦Twice a day.<|im_end|>⟧\n"
+        "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n"
+        "⟦<think>\nTwo doses.\n</think>\n\nTwice a day.<|im_end|>⟧\n",
+    )
+    assert result.ids == template_ids(named, messages)
+
+
+def test_calls_between_thoughts_are_learned_whole(named: Any) -> None:
+    calling = {**call(drug="aspirin"), "content": "<think>\nLook.\n</think>\n\n"}
+    messages = (user("Which dose?"), calling, {"role": "tool", "content": "1"}, assistant("1 mg"))
+    result = tokens(renderer(named, template="qwen3").conversation(Conversation(messages)))
+    shown = renderer(named).show(result).plain
+    assert shown.count("|\nTRAINED     |<think>\nLook.\n</think>\n\n<tool_call>") == 1
+    assert '"aspirin"}}\n</tool_call><|im_end|>|\nNOT TRAINED |\n<|im_start|>user' in shown
+    assert result.ids == template_ids(named, messages)
+
+
+def test_a_stop_token_that_is_not_special_ends_a_turn_of_its_template(tiny: Any) -> None:
+    tiny.add_tokens(["<eoa>"])
+    result = tokens(renderer(tiny, template="intern").conversation(Conversation(SINGLE)))
+    assert result == read_marks(tiny, GOLDEN["intern"]["single"])
+
+
+def test_a_token_that_begins_before_the_turn_is_not_learned(tiny: Any) -> None:
+    tiny.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    result = tokens(renderer(tiny).conversation(Conversation((user("a"), assistant("the dose")))))
+    words = [tiny.decode([token]) for token in result.ids]
+    learned = dict(zip(words, result.trained, strict=True))
+    assert not learned[" the"]
+    assert learned[" dose"]
+
+
+def test_generation_blocks_say_what_is_learned(tiny: Any) -> None:
+    tiny.chat_template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }}{% endgeneration %}{{ '!<|end|>' }}"
+        "{% else %}{{ m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    )
+    first = "<|user|>How often?<|end|><|assistant|>⟦Twice a day.⟧!<|end|>"
+    second = "<|user|>饭前吗?<|end|><|assistant|>⟦饭后。⟧!<|end|>"
+    result = tokens(renderer(tiny).conversation(Conversation(MULTI)))
+    assert result == read_marks(tiny, first + second)
+    answered = tokens(renderer(tiny).labelled(Labelled(MULTI[:3], MULTI[3:], desirable=True)))
+    assert answered == read_marks(tiny, first.replace("⟦", "").replace("⟧", "") + second)
+
+
+HIDES = "{% for m in messages %}{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}"
+COUNTS = "{{ messages[1].content | length }}{% for m in messages %}{{ m.content }}"
+CALLS = (
+    "{% for m in messages %}{% if loop.index == 2 and not m.tool_calls %}"
+    "{{ raise_exception('no call') }}{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "reason"),
+    [
+        (HIDES, MULTI, "the chat template leaves out message 2"),
+        (COUNTS, MULTI, "message 2 changes how the chat template shows the others"),
+        (CALLS, CALLED[1:], r"takes no plain text in place of message 2 \(.*no call\)"),
+        ("{{ raise_exception('no user') }}", SINGLE, "the chat template refuses them: no user"),
+        ("{{ messages[0].x.y }}", SINGLE, "the chat template refuses them: 'dict object' has no"),
+        (
+            "{% for m in messages %}{{ m.content + m.tool_calls[0].function.arguments }}",
+            CALLED[2:],
+            r'the chat template refuses them: can only concatenate str \(not "dict"\)',
+        ),
+    ],
+)
+def test_what_a_template_cannot_show_is_the_rows_problem(
+    tiny: Any, template: str, messages: Any, reason: str
+) -> None:
+    tiny.chat_template = template + ("{% endfor %}" if "for m" in template else "")
+    with pytest.raises(BadRow, match=reason) as caught:
+        renderer(tiny).conversation(Conversation(messages))
+    assert caught.value.field == "messages"
+
+
+def test_the_system_prompt_goes_where_there_is_none(tiny: Any) -> None:
+    kind = renderer(tiny, system_prompt="Be kind.")
+    for row, expected in ((SINGLE, "Be kind."), ((system("Be brief."), *SINGLE), "Be brief.")):
+        shown = tiny.decode(tokens(kind.conversation(Conversation(row))).ids)
+        assert shown.startswith(f"<|system|>{expected}<|end|><|user|>")
+        answered = tokens(kind.labelled(Labelled(row[:-1], row[-1:], desirable=False)))
+        assert tiny.decode(answered.ids) == shown
+    assert SINGLE[0]["role"] == "user"
+
+
+def test_training_on_inputs_learns_all_but_the_first_token(tiny: Any) -> None:
+    result = tokens(renderer(tiny, train_on_inputs=True).conversation(Conversation(MULTI)))
+    assert result.ids == template_ids(tiny, MULTI)
+    assert result.trained == (False, *[True] * (len(result.ids) - 1))
+
+
+@pytest.mark.parametrize("name", ["vicuna", "qwen3", "glm4"])
+def test_too_long_conversations_lose_whole_turns_from_the_end(named: Any, name: str) -> None:
+    messages = (*MULTI, user("At night?"), call(hour=1), {"role": "tool", "content": "no"})
+    messages = (*messages, assistant("No."))
+    if name == "vicuna":
+        messages = (*MULTI, user("At night?"), assistant("No."))
+    whole = tokens(renderer(named, template=name).conversation(Conversation(messages)))
+    kept = [end for end in range(2, len(messages) + 1) if messages[end - 1]["role"] == "assistant"]
+    sizes = [len(template_ids(named, messages[:end])) for end in kept]
+    assert sizes == sorted(sizes)
+    for limit in range(1, len(whole.ids) + 1):
+        row = Conversation(messages)
+        result = renderer(named, template=name, max_tokens=limit).conversation(row)
+        fitting = [end for end, size in zip(kept, sizes, strict=True) if size <= limit]
+        if fitting:
+            expected = renderer(named, template=name).conversation(
+                Conversation(messages[: fitting[-1]])
+            )
+            assert result == expected
+            assert tokens(expected).ids == template_ids(named, messages[: fitting[-1]])
+        else:
+            reason = f"the first exchange is longer than data.max_tokens ({limit})"
+            assert result == Dropped(reason)
+
+
+def test_preferences_share_their_prompt_and_learn_the_answers_alone(named: Any) -> None:
+    row = Preference(MULTI[:3], (assistant("饭后。"),), (assistant("Yes, always."),), 2.0)
+    result = renderer(named, template="vicuna", system_prompt="Be brief.").preference(row)
+    assert not isinstance(result, Dropped)
+    before = "Be brief. USER: How often? ASSISTANT: Twice a day.</s>USER: 饭前吗? ASSISTANT:"
+    assert result[0] == read_marks(named, f"{before}⟦ 饭后。</s>⟧")
+    assert result[1] == read_marks(named, f"{before}⟦ Yes, always.</s>⟧")
+    first = [side.trained.index(True) for side in result]
+    assert first[0] == first[1]
+    assert result[0].ids[: first[0]] == result[1].ids[: first[0]]
+
+
+def test_answers_that_do_not_fit_are_dropped(tiny: Any) -> None:
+    row = Preference(SINGLE[:1], SINGLE[1:], (assistant("Twice a day, always."),))
+    pair = renderer(tiny).preference(row)
+    assert not isinstance(pair, Dropped)
+    short, long = (len(side.ids) for side in pair)
+    assert short < long
+    assert renderer(tiny, max_tokens=long).preference(row) == pair
+    reason = "prompt and answer are longer than data.max_tokens"
+    for limit in (long - 1, short - 1):
+        result = renderer(tiny, max_tokens=limit).preference(row)
+        assert result == Dropped(f"{reason} ({limit})")
+    swapped = Preference(row.prompt, row.rejected, row.chosen)
+    assert isinstance(renderer(tiny, max_tokens=short).preference(swapped), Dropped)
+    answer = Labelled(row.prompt, row.chosen, desirable=True)
+    assert renderer(tiny, max_tokens=short).labelled(answer) == pair[0]
+    assert isinstance(renderer(tiny, max_tokens=short - 1).labelled(answer), Dropped)
+
+
+def test_an_answer_may_be_several_turns(named: Any) -> None:
+    row = Labelled(CALLED[:2], CALLED[2:], desirable=True, tools=(TOOL,))
+    result = tokens(renderer(named, template="mistral").labelled(row))
+    assert result == read_marks(named, GOLDEN["mistral"]["tools"])
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5, 20, 21, 22, 23, 1000])
+def test_documents_learn_every_token_but_the_first_once(tiny: Any, limit: int) -> None:
+    row = Document("Chest pain that spreads to the arm is an emergency: 呼叫医生。")
+    ids = [*tiny(row.text, add_special_tokens=False)["input_ids"], tiny.eos_token_id]
+    pieces = renderer(tiny, max_tokens=limit).document(row)
+    learned = [token for piece in pieces for token in piece.ids[1:]]
+    assert [pieces[0].ids[0], *learned] == ids
+    assert all(2 <= len(piece.ids) <= limit for piece in pieces)
+    assert all(piece.trained == (False, *[True] * (len(piece.ids) - 1)) for piece in pieces)
+    for before, after in pairwise(pieces):
+        assert after.ids[0] == before.ids[-1]
+
+
+def test_documents_begin_as_the_tokenizer_begins_texts(named: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    (piece,) = renderer(named).document(Document("Rest."))
+    assert named.decode(piece.ids) == "Rest.</s>"
+    named.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", named.bos_token_id)]
+    )
+    (piece,) = renderer(named).document(Document("Rest."))
+    assert named.decode(piece.ids) == "<s>Rest.</s>"
+    named.chat_template = None
+    assert renderer(named).document(Document("")) == [
+        Tokens((named.bos_token_id, named.eos_token_id), (False, True))
+    ]
+
+
+def test_show_names_what_is_learned_with_and_without_colours(named: Any) -> None:
+    kind = renderer(named, template="mistral")
+    shown = kind.show(tokens(kind.conversation(Conversation(MULTI))))
+    assert shown.plain == (
+        "NOT TRAINED |<s>[INST] How often?[/INST]|\nTRAINED     | Twice a day.</s>|\n"
+        "NOT TRAINED |[INST] 饭前吗?[/INST]|\nTRAINED     | 饭后。</s>|\n"
+    )
+    styles = {str(span.style): shown.plain[span.start : span.end] for span in shown.spans}
+    assert styles == {"dim": "[INST] 饭前吗?[/INST]", "green": " 饭后。</s>"}
+
+
+def test_a_renderer_pickles(named: Any) -> None:
+    kind = renderer(named, template="qwen3")
+    expected = kind.conversation(Conversation(MULTI))
+    copy = pickle.loads(pickle.dumps(kind))
+    assert copy.conversation(Conversation(MULTI)) == expected
+
+
+def test_a_turn_costs_one_rendering(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+    apply_chat_template = type(tiny).apply_chat_template
+
+    def counted(self: Any, messages: Any, **options: Any) -> Any:
+        rendered.append(len(messages))
+        return apply_chat_template(self, messages, **options)
+
+    monkeypatch.setattr(type(tiny), "apply_chat_template", counted)
+    kind = renderer(tiny)
+    kind.conversation(Conversation(SINGLE))
+    rendered.clear()
+    kind.conversation(Conversation(SINGLE * 20))
+    assert rendered == [40] * 21
+
+
+def test_tokenizers_that_cannot_be_used(tiny: Any) -> None:
+    with pytest.raises(ValueError, match="a slow tokenizer, which does not say which characters"):
+        renderer(ByT5Tokenizer())
+    tiny.chat_template = None
+    with pytest.raises(ValueError, match=r"no chat template, set data.template to one of alpaca"):
+        renderer(tiny).conversation(Conversation(SINGLE))
+    with pytest.raises(ValueError, match="chatml ends a turn with"):
+        renderer(tiny, template="chatml")
+    tiny.eos_token = None
+    with pytest.raises(ValueError, match="the tokenizer has no eos_token"):
+        renderer(tiny).document(Document("Rest."))

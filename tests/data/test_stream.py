@@ -1,0 +1,206 @@
+"""The stream on real Ray Data: every row once, in a seeded order, from any cursor, in bounds."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from medgpt_ray.config.supervised import SupervisedData
+from medgpt_ray.data.examples import Recipe
+from medgpt_ray.data.rejects import Rejects
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.data.sources import SourceFiles, open_source
+from medgpt_ray.data.stream import Stream
+
+STORE_BYTES = 80 * 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(line + "\n" for line in lines))
+    return str(path)
+
+
+def texts(name: str, count: int) -> list[Any]:
+    return [{"text": f"{name} {number} writes the chart."} for number in range(count)]
+
+
+def make_stream(
+    tiny: Path,
+    folder: Path,
+    sources: list[dict[str, Any]],
+    *,
+    seed: int = 0,
+    size: int = 7,
+    epochs: float = 1.0,
+    steps: int | None = None,
+    **settings: Any,
+) -> Stream:
+    data = SupervisedData(train=sources, **{"max_tokens": 64, "shuffle_rows": 40} | settings)
+    opened: list[SourceFiles] = [open_source(source, "pt") for source in data.train]
+    return Stream(
+        Recipe("pt", data, str(tiny), seed),
+        opened,
+        Rejects(folder / "rejected.jsonl", data),
+        examples_per_step=size,
+        epochs=epochs,
+        steps=steps,
+    )
+
+
+def places(stream: Stream) -> list[list[str]]:
+    """The line numbers of each batch."""
+    return [[e.place.rpartition("/")[2] for e in batch.examples] for batch in stream]
+
+
+def flat(batches: list[list[str]]) -> list[str]:
+    return [place for batch in batches for place in batch]
+
+
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", 100))}]
+    batches = places(make_stream(tiny_model, tmp_path, source, epochs=2))
+    assert [len(batch) for batch in batches] == [7] * 28 + [4]
+    first, second = flat(batches)[:100], flat(batches)[100:]
+    expected = {f"a.jsonl:{line}" for line in range(1, 101)}
+    assert set(first) == set(second) == expected
+    assert first != second
+    assert first != sorted(first, key=lambda place: int(place.partition(":")[2]))
+    assert flat(places(make_stream(tiny_model, tmp_path, source, epochs=2))) == first + second
+    assert flat(places(make_stream(tiny_model, tmp_path, source, seed=1))) != first
+
+
+@pytest.mark.parametrize("taken", [1, 6, 15, 27])
+def test_it_goes_on_exactly_from_any_cursor(tiny_model: Path, tmp_path: Path, taken: int) -> None:
+    """Batches of 7 end inside windows of 40 rows and inside epochs of 100."""
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", 100))}]
+    whole = make_stream(tiny_model, tmp_path, source, epochs=2)
+    batches, spans, state = [], [], {}
+    for number, batch in enumerate(whole, start=1):
+        batches.append([e.place for e in batch.examples])
+        spans.append(batch.span)
+        if number == taken:
+            state = json.loads(json.dumps(whole.state()))
+    rest = make_stream(tiny_model, tmp_path, source, epochs=2)
+    rest.restore(state)
+    again = [(batch.span, [e.place for e in batch.examples]) for batch in rest]
+    assert again == list(zip(spans[taken:], batches[taken:], strict=True))
+    assert rest.counts == whole.counts
+    other = make_stream(tiny_model, tmp_path, source, epochs=2, seed=5)
+    with pytest.raises(DataError, match="differ from those of the checkpoint"):
+        other.restore(state)
+
+
+def test_spans_cover_the_run_without_a_gap(tiny_model: Path, tmp_path: Path) -> None:
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", 50))}]
+    for settings in ({"epochs": 1.5}, {"steps": 9}):
+        spans = [b.span for b in make_stream(tiny_model, tmp_path, source, **settings)]
+        assert spans[0][0] == 0
+        assert spans[-1][1] == pytest.approx(1, abs=0.03)
+        assert all(left[1] == right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert len(spans) == 9
+
+
+def test_a_mixture_holds_each_source_by_its_weight(tiny_model: Path, tmp_path: Path) -> None:
+    sources = [
+        {"path": write(tmp_path / "a.jsonl", texts("a", 60)), "weight": 2.0},
+        {"path": write(tmp_path / "b.jsonl", texts("b", 200)), "weight": 0.3},
+    ]
+    stream = make_stream(tiny_model, tmp_path, sources, epochs=2)
+    drawn = Counter(flat(places(stream)))
+    assert {n for place, n in drawn.items() if place.startswith("a")} == {4}
+    halves = [place for place in drawn if place.startswith("b")]
+    assert 80 < sum(drawn[place] for place in halves) < 160
+    assert any(drawn[place] == 1 for place in halves)  # each epoch draws others
+    assert stream.counts[0].examples == 240
+    assert stream.counts[1].rows == sum(drawn[place] for place in halves)
+
+
+def test_a_bad_row_is_an_error_that_names_it(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [*texts("a", 3), '{"text": 3}', '{"text"', *texts("b", 3)]
+    source = [{"path": write(tmp_path / "a.jsonl", rows)}]
+    with pytest.raises(DataError) as caught:
+        places(make_stream(tiny_model, tmp_path, source))
+    assert [problem.rpartition("/")[2].split(",")[0] for problem in caught.value.problems[:2]] == [
+        "a.jsonl:4: text: is a number",
+        "a.jsonl:5: invalid JSON at column 8: Expecting ':' delimiter",
+    ]
+
+
+def test_bad_rows_are_skipped_counted_and_kept_aside(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [*texts("a", 3), '{"text": 3}', *texts("b", 3)]
+    source = [{"path": write(tmp_path / "a.jsonl", rows)}]
+    stream = make_stream(tiny_model, tmp_path, source, on_bad_row="skip", epochs=2)
+    assert Counter(flat(places(stream))) == {
+        f"a.jsonl:{line}": 2 for line in (1, 2, 3, 5, 6, 7)
+    }
+    assert (stream.counts[0].rejected, stream.counts[0].rows) == (2, 14)
+    (kept,) = map(json.loads, (tmp_path / "rejected.jsonl").read_text().splitlines())
+    assert kept["place"].endswith("a.jsonl:4")
+    assert kept["row"] == '{"text": 3}'
+    many = [*texts("a", 140), *['{"text": 3}'] * 10]
+    source = [{"path": write(tmp_path / "many.jsonl", many)}]
+    with pytest.raises(DataError, match=r"10 of 150 rows are bad, more than data.max_bad_share"):
+        places(
+            make_stream(tiny_model, tmp_path, source, on_bad_row="skip", shuffle_rows=200)
+        )
+
+
+def test_held_out_rows_are_a_share_by_content_wherever_they_stand(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    validation = {"share": 0.2}
+    one, other = texts("a", 300), list(reversed(texts("a", 300)))
+    kept = []
+    for name, rows in (("one", one), ("other", other)):
+        source = [{"path": write(tmp_path / f"{name}.jsonl", rows)}]
+        stream = make_stream(tiny_model, tmp_path, source, validation=validation)
+        lines = {int(place.partition(":")[2]) for place in flat(places(stream))}
+        kept.append({rows[line - 1]["text"] for line in lines})
+        assert stream.counts[0].held_out == 300 - len(lines)
+    assert kept[0] == kept[1]
+    assert 200 < len(kept[0]) < 280
+
+
+def test_no_row_left_is_an_error_that_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", 3))}]
+    with pytest.raises(DataError, match="no row is left to train on .*3 are held out"):
+        places(make_stream(tiny_model, tmp_path, source, validation={"share": 0.9999999}))
+
+
+def test_more_data_than_the_object_store_holds_stream_through(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    text = "The nurse measures the blood pressure and writes it on the chart. " * 1500
+    path = tmp_path / "large.txt"
+    with path.open("w") as file:
+        for number in range(1100):
+            file.write(f"{number} {text}\n")
+    assert path.stat().st_size > 1.3 * STORE_BYTES
+    stream = make_stream(
+        tiny_model, tmp_path, [{"path": str(path)}], max_tokens=1024, shuffle_rows=20, size=500
+    )
+    most = sum(len(batch.examples) for batch in stream)
+    assert stream.counts[0].rows == 1100
+    assert stream.counts[0].tokens > 1.2 * STORE_BYTES / 5  # a token takes five bytes there
+    assert most == stream.counts[0].examples
