@@ -5,20 +5,37 @@ exit status 2.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 LIBRARIES = ("torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsandbytes")
 
 app = typer.Typer(
-    help="Train medical language models with reinforcement learning on Ray.",
+    help="Train medical language models on Ray, supervised and by reinforcement learning.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(help="Check, convert, show and count training data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH", help="Files, directories, globs or hf:NAME.")
+]
+FormatOption = Annotated[str, typer.Option("--format", help="Format of the rows.")]
+StageOption = Annotated[
+    str | None, typer.Option(help="Rows as this stage takes them: pt, sft, rm, dpo, orpo or kto.")
+]
+ModelOption = Annotated[str, typer.Option(help="Model directory, for its tokenizer and template.")]
+TemplateOption = Annotated[
+    str | None, typer.Option(help="Chat template by name, in place of the model's own.")
+]
+MaxTokens = Annotated[int, typer.Option(min=2, help="Of one sequence, as data.max_tokens.")]
+Inputs = Annotated[bool, typer.Option("--train-on-inputs", help="As data.train_on_inputs.")]
+SystemPrompt = Annotated[str | None, typer.Option(help="As data.system_prompt.")]
 
 
 @app.command()
@@ -46,9 +63,11 @@ def train(
     if dry_run:
         from rich.console import Console
 
-        from medgpt_ray.dry_run import describe
-
-        describe(loaded, resume, Console())
+        if loaded.config.stage == "grpo":
+            from medgpt_ray import dry_run_rl as show
+        else:
+            from medgpt_ray import dry_run_supervised as show
+        show.describe(loaded, resume, Console())
     with _refusals():
         preflight.check(loaded.config, resume)
     if not dry_run:
@@ -138,18 +157,134 @@ def env() -> None:
         typer.echo(f"{name:<13} {value}")
 
 
+@data_app.command()
+def validate(
+    paths: Paths,
+    stage: StageOption = None,
+    format: FormatOption = "auto",
+    model: Annotated[str | None, typer.Option(help="Model directory: count tokens too.")] = None,
+    template: TemplateOption = None,
+    max_tokens: MaxTokens = 1024,
+) -> None:
+    """Name every bad row as file:line, then sum up each file.
+
+    Exit status 1 where a row is bad, 2 where something cannot be read.
+    """
+    section = _data_section(paths, stage, format, template=template, max_tokens=max_tokens)
+    from medgpt_ray import data_commands
+
+    with _refusals():
+        status = data_commands.validate(section, stage, model)
+    raise typer.Exit(status)
+
+
+@data_app.command()
+def convert(
+    paths: Paths,
+    to: Annotated[str, typer.Option(help="Format to write.")],
+    output: Annotated[str, typer.Option(help="A .jsonl, .json or .parquet file.")],
+    format: FormatOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT.")] = False,
+) -> None:
+    """Write rows in another format.
+
+    Where a row cannot be expressed, all such are named, nothing is written, and the exit status
+    is 1.
+    """
+    section = _data_section(paths, None, format)
+    from medgpt_ray import data_commands
+    from medgpt_ray.data.formats import FORMATS
+
+    _known(to, FORMATS, "--to")
+    with _refusals(status=1):
+        data_commands.convert(section, to, output, force)
+
+
+@data_app.command()
+def preview(
+    paths: Paths,
+    model: ModelOption,
+    stage: StageOption = None,
+    format: FormatOption = "auto",
+    template: TemplateOption = None,
+    rows: Annotated[int, typer.Option(min=1, help="So many of each file.")] = 3,
+    max_tokens: MaxTokens = 1024,
+    train_on_inputs: Inputs = False,
+    system_prompt: SystemPrompt = None,
+) -> None:
+    """Show rows as the model sees them, the trained tokens marked."""
+    section = _data_section(
+        paths,
+        stage,
+        format,
+        template=template,
+        max_tokens=max_tokens,
+        train_on_inputs=train_on_inputs,
+        system_prompt=system_prompt,
+    )
+    from medgpt_ray import data_commands
+
+    with _refusals():
+        data_commands.preview(section, stage, model, rows)
+
+
+@data_app.command()
+def stats(
+    paths: Paths,
+    model: ModelOption,
+    stage: StageOption = None,
+    format: FormatOption = "auto",
+    template: TemplateOption = None,
+    max_tokens: MaxTokens = 1024,
+    train_on_inputs: Inputs = False,
+    system_prompt: SystemPrompt = None,
+) -> None:
+    """Count what a run would train on: tokens, trained tokens, lengths, rows cut and dropped."""
+    section = _data_section(
+        paths,
+        stage,
+        format,
+        template=template,
+        max_tokens=max_tokens,
+        train_on_inputs=train_on_inputs,
+        system_prompt=system_prompt,
+    )
+    from medgpt_ray import data_commands
+
+    with _refusals():
+        data_commands.stats(section, stage, model)
+
+
+def _data_section(paths: list[str], stage: str | None, format: str, **options: Any) -> Any:
+    """What a configuration file would say of the same data."""
+    from medgpt_ray.config.supervised import Source, SupervisedData
+    from medgpt_ray.data.formats import FORMATS, KINDS
+
+    _known(format, ["auto", *FORMATS], "--format")
+    if stage is not None:
+        _known(stage, KINDS, "--stage")
+    return SupervisedData(train=[Source(path=path, format=format) for path in paths], **options)
+
+
+def _known(value: str, known: Iterable[str], option: str) -> None:
+    if value not in known:
+        print(f"{option}: {value!r} is none of {', '.join(known)}", file=sys.stderr)
+        raise typer.Exit(2)
+
+
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Print the problems of what cannot run and exit with status 2."""
+def _refusals(status: int = 2) -> Iterator[None]:
+    """Print the problems of what cannot run and exit with `status`."""
     from medgpt_ray.config.loader import ConfigError
+    from medgpt_ray.data.rows import DataError
     from medgpt_ray.preflight import PreflightError
 
     try:
         yield
-    except (ConfigError, PreflightError) as error:
+    except (ConfigError, DataError, PreflightError) as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise typer.Exit(status) from None
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ class Session:
         elif name == "validation":
             step, metrics = what
             self.log.log(step, metrics)
-            self.console.heldout(step, metrics)
+            self.console.validation(step, metrics)
         elif name == "death":
             self.deaths.append(what)
             self.console.notice(f"a worker died: {what}")

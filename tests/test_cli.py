@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from supervised_runs import conversations, write_supervised
 from typer.testing import CliRunner
 
 from medgpt_ray.cli import app
@@ -51,7 +52,7 @@ def test_help_takes_less_than_a_second() -> None:
         times.append(time.perf_counter() - start)
         if times[-1] < 1:
             break
-    assert all(command in done.stdout for command in ("train", "presets", "schema", "env"))
+    assert all(command in done.stdout for command in ("train", "presets", "schema", "env", "data"))
     assert min(times) < 1
 
 
@@ -100,6 +101,15 @@ def test_a_dry_run_of_what_cannot_start_shows_it_and_says_why(file: Path) -> Non
     assert errors.startswith("cpus: the run needs 2 CPUs")
 
 
+def test_a_supervised_dry_run_starts_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_supervised(tmp_path, tiny_model, "sft", rows=conversations(4))
+    status, output, errors = medgpt("train", file, "--dry-run")
+    assert (status, errors) == (0, "")
+    for title in ("Configuration", "Batch", "Sample rows", "Placement", "Resume"):
+        assert f"\n{title}\n" in output
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_needs_a_run(file: Path) -> None:
     status, _, errors = medgpt("train", file, "--resume", "cluster.cpus=2")
     assert status == 2
@@ -131,6 +141,75 @@ def test_schema_prints_every_key() -> None:
     assert "default 2.0, when kind: truncate\n" in output
     status, output, _ = medgpt("schema", "--json")
     assert "grpo" in json.loads(output)["discriminator"]["mapping"]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text('{"question": "Which dose?", "answer": "500 mg"}\n')
+    return tmp_path / "rows.jsonl"
+
+
+def test_data_validate_tells_by_its_status(rows: Path, tmp_path: Path) -> None:
+    status, output, errors = medgpt("data", "validate", rows, "--stage", "sft")
+    assert (status, errors) == (0, "")
+    assert output.splitlines()[1].split() == [str(rows), "qa", "1", "0", "0", "0", "17"]
+    rows.write_text(rows.read_text() + '{"question": "Why?", "answer": 5}\n')
+    status, output, errors = medgpt("data", "validate", rows)
+    assert (status, errors) == (1, "")
+    assert output.startswith(f"{rows}:2: answer: is a number, expected a string\n")
+    assert medgpt("data", "validate", rows, tmp_path / "none.jsonl")[0] == 2
+    assert medgpt("data", "validate", rows, "--format", "alpaca")[0] == 1
+
+
+def test_data_convert_writes_all_or_nothing(rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "made.jsonl"
+    command = ("data", "convert", rows, "--to", "messages", "--output", output)
+    assert medgpt(*command) == (0, f"1 rows written to {output}, format messages\n", "")
+    status, _, errors = medgpt(*command)
+    assert (status, errors) == (1, f"{output}: is there already, replace it with --force\n")
+    rows.write_text(rows.read_text() + '{"question": "Why?", "answer": ""}\n{\n')
+    before = output.read_bytes()
+    status, shown, errors = medgpt(*command, "--force")
+    assert (status, shown) == (1, "")
+    assert [line.partition(": ")[0] for line in errors.splitlines()] == [f"{rows}:2", f"{rows}:3"]
+    assert output.read_bytes() == before
+
+
+def test_data_preview_and_stats_take_the_options_of_a_run(rows: Path, tiny_model: Path) -> None:
+    model = ("--model", tiny_model)
+    status, output, errors = medgpt(
+        *("data", "preview", rows, *model, "--rows", "1", "--system-prompt", "Be brief.")
+    )
+    assert (status, errors) == (0, "")
+    assert "NOT TRAINED |<|system|>Be brief.<|end|><|user|>Which dose?<|end|>" in output
+    _, output, _ = medgpt("data", "preview", rows, *model, "--template", "vicuna")
+    assert "USER: Which dose?" in output
+    _, output, _ = medgpt("data", "preview", rows, *model, "--train-on-inputs")
+    assert "TRAINED     |Which dose?<|end|><|assistant|>500 mg<|end|>|" in output
+    _, output, _ = medgpt("data", "preview", rows, *model, "--max-tokens", "4")
+    assert "dropped: the first exchange is longer than data.max_tokens (4)" in output
+    status, output, _ = medgpt("data", "stats", rows, *model, "--max-tokens", "4")
+    assert status == 0
+    assert output.splitlines()[1].split()[1:4] == ["1", "0", "1"]
+    _, output, _ = medgpt("data", "stats", rows, *model, "--train-on-inputs")
+    tokens, trained = output.splitlines()[1].split()[5:7]
+    assert int(trained) == int(tokens) - 1
+    _, output, _ = medgpt("data", "stats", rows, *model, "--stage", "dpo")
+    assert "1 bad, the first is" in output
+
+
+def test_data_commands_refuse_in_one_line(rows: Path, tmp_path: Path) -> None:
+    for arguments, start in (
+        (("validate", rows, "--format", "alpacca"), "--format: 'alpacca' is none of auto, "),
+        (("validate", rows, "--stage", "sfd"), "--stage: 'sfd' is none of pt, sft, "),
+        (("convert", rows, "--to", "x", "--output", "y"), "--to: 'x' is none of sharegpt, "),
+        (("preview", rows, "--model", tmp_path), f"the tokenizer cannot be loaded: {tmp_path}: "),
+        (("stats", rows, "--model", "nowhere"), "the tokenizer cannot be loaded: nowhere: no "),
+    ):
+        status, output, errors = medgpt("data", *arguments)
+        assert (status, output) == (2, "")
+        assert errors.startswith(start)
+        assert errors.count("\n") == 1
 
 
 def test_env_names_versions_and_the_machine() -> None:

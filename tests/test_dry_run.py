@@ -3,12 +3,16 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from supervised_runs import conversations, documents, pairs, write_supervised
 
+from medgpt_ray import dry_run_rl, dry_run_supervised
 from medgpt_ray.config.loader import load
-from medgpt_ray.dry_run import arithmetic, describe, resume_plan
+from medgpt_ray.dry_run import resume_plan
+from medgpt_ray.dry_run_rl import arithmetic
 from medgpt_ray.tracking.checkpoints import Checkpoints
 
 TEXT = """\
@@ -41,8 +45,27 @@ def file(tiny_model: Path, tmp_path: Path) -> Path:
 
 def shown(file: Path, *overrides: str) -> str:
     output = io.StringIO()
-    describe(load(file, overrides), False, Console(file=output, width=120))
+    loaded = load(file, overrides)
+    stage = dry_run_rl if loaded.config.stage == "grpo" else dry_run_supervised
+    stage.describe(loaded, False, Console(file=output, width=120))
     return output.getvalue()
+
+
+def sections(text: str) -> dict[str, str]:
+    """Title -> what is under it."""
+    titles = ("Configuration", "Batch", "Sample rows", "Placement", "Resume")
+    found, title = dict.fromkeys(titles, ""), ""
+    for line in text.splitlines():
+        title = line if line in titles else title
+        if title and line != title:
+            found[title] += f"{line}\n"
+    return found
+
+
+def supervised(
+    folder: Path, tiny: Path, stage: str, *overrides: str, **config: Any
+) -> dict[str, str]:
+    return sections(shown(write_supervised(folder, tiny, stage, **config), *overrides))
 
 
 def test_it_shows_origins_rows_and_placement(file: Path, tmp_path: Path) -> None:
@@ -72,6 +95,91 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(file: Path) -> None:
     text = shown(file, "data.train=nowhere.jsonl")
     assert "cannot be shown: nowhere.jsonl: no such file" in text
     assert "Model: 106,816 parameters" in text
+
+
+def test_a_supervised_run_in_sections(tiny_model: Path, tmp_path: Path) -> None:
+    overrides = ("data.validation.share=0.25", "data.validation.every_steps=3")
+    found = supervised(tmp_path, tiny_model, "sft", *overrides, "learner.workers=2")
+    assert "share: 0.25 # from command line\n" in found["Configuration"]
+    assert found["Batch"].splitlines()[:4] == [
+        f"{tmp_path}/train.jsonl: 48 rows in 1 file, format sharegpt",
+        "Validation: 25% of the rows, chosen by their content, at most 500, measured before the "
+        "first update, every 3 updates and after the last.",
+        "An update: 8 examples on 2 workers, in micro-batches of at most 384 tokens.",
+        "The run: 2 x 36 = 72 examples, about 9 updates.",
+    ]
+    first = "NOT TRAINED |<|user|>Bed 0: dose of iron?<|end|><|assistant|>|\n"
+    assert f"{first}TRAINED     |5 mg per day.<|end|>|" in found["Sample rows"]
+    assert "Bed 1: " in found["Sample rows"]
+    assert "Bed 2: " not in found["Sample rows"]
+    rows = [line.split("│")[1:-1] for line in found["Placement"].splitlines() if "│" in line]
+    table = {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
+    assert table["workers"] == ["2", "1"]
+    assert table["computes in"] == ["float32", "-"]
+    assert table["weights"] == ["0.41 MiB", "-"]
+    assert "kv cache" not in table
+    assert "106,816 parameters. In all: 3 CPUs" in found["Placement"]
+    assert "a new one begins at step 1" in found["Resume"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mixture_shows_a_row_of_each_source(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text('{"question": "Why?", "answer": "So."}\n' * 10)
+    train = [
+        {"path": str(tmp_path / "train.jsonl"), "weight": 0.5},
+        {"path": str(tmp_path / "more.jsonl"), "weight": 2},
+    ]
+    config = write_supervised(tmp_path, tiny_model, "sft", data={"train": train})
+    found = sections(shown(config))
+    assert "48 rows in 1 file, format sharegpt, weight 0.5\n" in found["Batch"]
+    assert "10 rows in 1 file, format qa, weight 2\n" in found["Batch"]
+    assert "The run: 2 x 44 = 88 examples, about 11 updates." in found["Batch"]
+    assert "train.jsonl:1, " in found["Sample rows"]
+    assert "more.jsonl:1, " in found["Sample rows"]
+    assert "jsonl:2, " not in found["Sample rows"]
+    found = sections(shown(config, "steps=4", "epochs=9"))
+    assert "The run: 4 updates of 8 = 32 examples, about 0.73 passes" in found["Batch"]
+
+
+def test_each_stage_counts_what_it_learns_from(tiny_model: Path, tmp_path: Path) -> None:
+    found = supervised(tmp_path / "dpo", tiny_model, "dpo", rows=pairs(12))
+    assert "An update: 8 pairs on 1 worker" in found["Batch"]
+    assert "The run: 2 x 12 = 24 pairs, about 3 updates." in found["Batch"]
+    assert ", chosen, " in found["Sample rows"]
+    assert "TRAINED     |No idea about iron, ask somebody.<|end|>|" in found["Sample rows"]
+    found = supervised(tmp_path / "kto", tiny_model, "kto", rows=pairs(12))
+    assert "The run: 2 x 24 = 48 examples, about 6 updates." in found["Batch"]
+    assert ", good answer, " in found["Sample rows"]
+    found = supervised(tmp_path / "pt", tiny_model, "pt", rows=documents(12))
+    assert "A document of more than 96 tokens is several examples" in found["Batch"]
+    assert "TRAINED     |Bed 0: the nurse" not in found["Sample rows"]
+    assert "TRAINED     |ed 0: the nurse" in found["Sample rows"]
+
+
+def test_problems_of_a_supervised_run_stay_in_their_sections(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    file = write_supervised(tmp_path, tiny_model, "sft", rows=conversations(2))
+    found = sections(shown(file, "data.train.0.path=nowhere.jsonl"))
+    assert found["Batch"].startswith("cannot be shown: nowhere.jsonl: no such file")
+    assert "An update: 8 examples" in found["Batch"]
+    assert found["Sample rows"].startswith("cannot be shown: ")
+    assert "106,816 parameters" in found["Placement"]
+    found = sections(shown(file, "model.path=nowhere"))
+    assert "2 rows in 1 file" in found["Batch"]
+    assert "tokenizer cannot be loaded: nowhere: no such model" in found["Sample rows"]
+    assert found["Placement"].startswith("cannot be shown: nowhere: no such model")
+    found = sections(shown(file, "data.template=chatml"))
+    assert "ends a turn with <|im_end|>, which is no token" in found["Sample rows"]
+    found = sections(shown(file, "data.template=chatml", "model.new_tokens=['<|im_end|>']"))
+    assert "TRAINED     |5 mg per day.<|im_end|>|" in found["Sample rows"]
+    found = sections(shown(file, "data.template=chatmll"))
+    assert "unknown chat template 'chatmll'" in found["Sample rows"]
+    train = tmp_path / "train.jsonl"
+    train.write_text('{"question": "Why?", "answer": ""}\n' + train.read_text())
+    found = sections(shown(file, "data.train.0.format=qa"))
+    assert f"{train}:1: answer: empty" in found["Sample rows"]
+    assert f"{train}:2: question: missing" in found["Sample rows"]
 
 
 def test_the_batch_in_numbers(file: Path) -> None:

@@ -19,20 +19,19 @@ def adapt(
     seed: int,
     *,
     task: str = "CAUSAL_LM",
-    head: Seq[str] = (),
     new_ids: Seq[int] = (),
 ) -> Any:
     """Freeze an HF model and put adapters on it, seeded by `seed`; returns the PEFT model.
 
-    `head` are modules trained whole whatever the configuration says, `new_ids` tokens whose
-    embeddings are trained, in the input and in a head of its own.
+    `task` is PEFT's: SEQ_CLS trains the head of a reward model whole. `new_ids` are tokens whose
+    embeddings are trained, in the input and in an output head with a weight of its own.
     """
     from peft import LoraConfig, get_peft_model
 
     keep_readable(network)
     network.requires_grad_(False)
     embeddings = _embeddings(network)
-    whole = _trained_whole(network, (*adaptation.modules_to_save, *head))
+    whole = _trained_whole(network, adaptation.modules_to_save)
     rows = {path: list(new_ids) for path in embeddings if path not in whole}
     torch.manual_seed(seed)
     adapted = get_peft_model(

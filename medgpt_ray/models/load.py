@@ -173,13 +173,11 @@ def load_network(
     return network
 
 
-def trainable(
-    network: Any, model: Model, seed: int, *, task: str = "CAUSAL_LM", head: Seq[str] = ()
-) -> Any:
+def trainable(network: Any, model: Model, seed: int, *, task: str = "CAUSAL_LM") -> Any:
     """Adapters (see `adapt`) and gradient checkpointing on a loaded network."""
     if not isinstance(model.adaptation, Full):
         new_ids = tuple(_new_tokens(model))
-        network = adapt(network, model.adaptation, seed, task=task, head=head, new_ids=new_ids)
+        network = adapt(network, model.adaptation, seed, task=task, new_ids=new_ids)
     if model.gradient_checkpointing:
         network.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}

@@ -22,8 +22,6 @@ from medgpt_ray.models.load import (
 from medgpt_ray.models.packing import MicroBatch
 from medgpt_ray.models.weights import base_network
 
-HEAD = "score"
-
 
 class RewardModel(nn.Module):
     """Wraps an HF sequence classifier (or a PEFT model of one) for DeepSpeed and for scoring."""
@@ -69,14 +67,14 @@ def load_reward_model(model: Model, seed: int) -> Any:
         AutoModelForSequenceClassification,
         model,
         config,
-        fresh=(f"{HEAD}.weight",) if fresh else (),
+        fresh=("score.weight",) if fresh else (),
     )
     if fresh:
         # As small as the value heads of RLHF are: scores start near zero.
         generator = torch.Generator().manual_seed(seed)
         spread = 1 / (config.hidden_size + 1)
         nn.init.normal_(network.score.weight, std=spread, generator=generator)
-    return trainable(network, model, seed, task="SEQ_CLS", head=(HEAD,))
+    return trainable(network, model, seed, task="SEQ_CLS")
 
 
 def padding_token_id(tokenizer: Any) -> int:

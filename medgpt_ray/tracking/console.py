@@ -19,34 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from medgpt_ray.tracking.format import duration, number, percent
+from medgpt_ray.tracking.layouts import MEASURES, REINFORCEMENT, SUPERVISED, Shown
 
 _HISTORY = 60
 _STEPS_FOR_ETA = 10
 _WIDE = 88
 """Columns from which the numbers and the times stand side by side."""
 _BARS = "▁▂▃▄▅▆▇█"
-_ROWS = [
-    ("tokens/s generate", "tokens_per_s/generate", number),
-    ("tokens/s learn", "tokens_per_s/learn", number),
-    ("KL to reference", "kl", number),
-    ("clip fraction", "clip_fraction", percent),
-    ("entropy", "entropy", number),
-    ("completion length", "completion_length/mean", number),
-    ("truncated", "truncated_share", percent),
-    ("log-prob difference", "logprob_difference/mean", number),
-    ("... largest", "logprob_difference/max", number),
-    ("grad norm", "grad_norm", number),
-    ("failed samples", "failed_samples", number),
-]
-_IN_A_LINE = [
-    ("reward", "reward/mean", number),
-    ("kl", "kl", number),
-    ("clip", "clip_fraction", percent),
-    ("entropy", "entropy", number),
-    ("length", "completion_length/mean", number),
-    ("truncated", "truncated_share", percent),
-    ("failed", "failed_samples", number),
-]
 
 
 class Console:
@@ -67,9 +46,11 @@ class Console:
         self._phases_seen: set[str] = set()
         self._began = self._phase_began = time.monotonic()
         self._metrics: dict[str, float] = {}
-        self._rewards: deque[float] = deque(maxlen=_HISTORY)
+        self._layout = REINFORCEMENT
+        self._curve: deque[float] = deque(maxlen=_HISTORY)
         self._step_seconds: deque[float] = deque(maxlen=_STEPS_FOR_ETA)
-        self._heldout: list[tuple[int, dict[str, float]]] = []
+        self._measured: list[str] = []
+        """A line for every held-out evaluation or validation."""
         # FORCE_COLOR makes rich see a terminal in a pipe: a panel redrawn there is unreadable.
         screen = self._output.file.isatty() and not self._output.is_dumb_terminal
         self._live = (
@@ -112,32 +93,50 @@ class Console:
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """A training step is done. Metrics that are not there are not shown."""
         self._done, self._metrics = step, dict(metrics)
-        if math.isfinite(reward := metrics.get("reward/mean", math.nan)):
-            self._rewards.append(reward)
+        self._layout = REINFORCEMENT if "reward/mean" in metrics else SUPERVISED
+        if math.isfinite(value := metrics.get(self._layout.main[1], math.nan)):
+            self._curve.append(value)
         if "time/step" in metrics:
             self._step_seconds.append(metrics["time/step"])
         if not self._live:
-            parts = [f"step {step}/{self._total}"]
-            parts += [
-                f"{label} {show(metrics[k])}" for label, k, show in _IN_A_LINE if k in metrics
-            ]
-            if "time/step" in metrics:
-                parts.append(duration(metrics["time/step"]))
-            self._print("  ".join([*parts, f"ETA {self._eta()}"]))
+            self._print(self._line())
 
     def heldout(self, step: int, metrics: dict[str, float]) -> None:
-        self._heldout.append((step, dict(metrics)))
-        self._print(f"held-out after step {step}: {_heldout_text(metrics)}")
+        """Answers to the held-out prompts were scored, in reinforcement learning."""
+        self._measure(f"held-out after step {step}: {_heldout_text(metrics)}")
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """The validation rows were measured, in a supervised stage."""
+        values = {name.removeprefix("validation/"): value for name, value in metrics.items()}
+        told = "  ".join(_told((SUPERVISED.main, *MEASURES), values))
+        self._measure(f"validation after step {step}: {told}")
 
     def notice(self, text: str) -> None:
         """A line that stays: above the panel, or among the plain lines."""
         self._print(text)
 
+    def _measure(self, line: str) -> None:
+        self._measured.append(line)
+        self._print(line)
+
+    def _line(self) -> str:
+        """The plain line of a step."""
+        known, layout = self._metrics, self._layout
+        faults = [fault for fault in layout.faults if known.get(fault[1])]
+        parts = [self._place(), *_told((layout.main, *layout.line, *faults), known)]
+        if "time/step" in known:
+            parts.append(duration(known["time/step"]))
+        return "  ".join([*parts, f"ETA {self._eta()}"])
+
+    def _place(self) -> str:
+        """`step 12/90`, or `step 12` while the end is unknown."""
+        return f"step {self._done}/{self._total}" if self._total else f"step {self._done}"
+
     def _print(self, text: str) -> None:
         self._output.print(Text(text), soft_wrap=True)
 
     def _eta(self) -> str:
-        if not self._step_seconds:
+        if not (self._total and self._step_seconds):
             return "?"
         return duration((self._total - self._done) * median(self._step_seconds))
 
@@ -150,11 +149,10 @@ class Console:
             bar,
             Text(self._phase + running, style="cyan"),
         ]
-        if self._rewards and not self._output.options.ascii_only:
-            fitting = list(self._rewards)[-max(self._output.width - 12, 1) :]
-            parts.append(Text(f"reward {sparkline(fitting)}", style="green"))
-        for step, metrics in self._heldout[:1] + self._heldout[1:][-1:]:
-            parts.append(Text(f"held-out after step {step}: {_heldout_text(metrics)}"))
+        if self._curve and not self._output.options.ascii_only:
+            fitting = list(self._curve)[-max(self._output.width - 12, 1) :]
+            parts.append(Text(f"{self._layout.main[0]} {sparkline(fitting)}", style="green"))
+        parts += [Text(line) for line in self._measured[:1] + self._measured[1:][-1:]]
         numbers, times = self._numbers(), self._times()
         if self._output.width >= _WIDE:
             side_by_side = Table.grid(padding=(0, 4), expand=False)
@@ -163,20 +161,21 @@ class Console:
         else:
             parts += [numbers, times]
         elapsed = duration(now - self._began)
-        title = f"step {self._done}/{self._total}  {elapsed}  ETA {self._eta()}"
+        title = f"{self._place()}  {elapsed}  ETA {self._eta()}"
         return Panel(Group(*parts), title=Text(title), title_align="left")
 
     def _numbers(self) -> Table:
-        known = self._metrics
+        known, layout = self._metrics, self._layout
+        label, metric, show = layout.main
         table = _numeric_table(2)
-        if "reward/mean" in known:
-            table.add_row("reward", Text(number(known["reward/mean"]), style="bold green"))
+        if metric in known:
+            table.add_row(label, Text(show(known[metric]), style="bold green"))
         for name, value in known.items():
             if name.startswith("reward/") and name not in ("reward/mean", "reward/std"):
                 table.add_row(Text("  " + name.removeprefix("reward/")), number(value))
-        for label, name, show in _ROWS:
-            if name in known:
-                table.add_row(label, show(known[name]))
+        for label, metric, show in (*layout.rows, *layout.faults):
+            if metric in known:
+                table.add_row(label, show(known[metric]))
         return table
 
     def _times(self) -> Table:
@@ -206,6 +205,10 @@ def sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((value - low) * scale)] for value in values)
+
+
+def _told(shown: Sequence[Shown], known: dict[str, float]) -> list[str]:
+    return [f"{label} {show(known[metric])}" for label, metric, show in shown if metric in known]
 
 
 def _heldout_text(metrics: dict[str, float]) -> str:

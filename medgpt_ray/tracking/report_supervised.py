@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from medgpt_ray.config.supervised import SupervisedRun
+from medgpt_ray.config.supervised import DpoRun, KtoRun, OrpoRun, RmRun, SimPo, SupervisedRun
 from medgpt_ray.tracking.curves import Chart, Line, chart, line, thinned
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.measures import STAGES, Measure, Stage
@@ -18,13 +18,13 @@ _VALIDATION = "validation/"
 _MANY = 0.05
 _PARTS = 10
 _PART_STEPS = 5
-"""The mean loss of fewer steps is no level."""
+"""The mean loss of fewer steps says nothing."""
 _PARTS_RAISED = 3
 _UNITS = ("tokens", "pairs", "examples")
 """Metrics that count what was measured; each stage has one of them."""
 _FATES = (
     ("rejected", "cannot be read as rows of their format", _MANY),
-    ("dropped", "valid, but no answer fits into data.max_tokens", _MANY),
+    ("dropped", "valid, but too long for data.max_tokens", _MANY),
     ("held out", "measured, never trained on", 1.0),
     (
         "near duplicates",
@@ -104,12 +104,11 @@ def _facts(stage: Stage, config: SupervisedRun) -> dict[str, str]:
         "Training": f"{config.examples_per_step} examples a step, learning rate "
         f"{number(learner.learning_rate)} ({learner.schedule}), {workers}",
     }
-    for name in ("objective", "reference"):
-        if section := getattr(config, name, None):
-            settings = section.model_dump(exclude_none=True)
-            facts[name.capitalize()] = ", ".join(
-                f"{key} {value}" for key, value in settings.items()
-            )
+    if isinstance(config, RmRun | DpoRun | OrpoRun | KtoRun):
+        settings = config.objective.model_dump()
+        facts["Objective"] = ", ".join(f"{name} {value}" for name, value in settings.items())
+    if isinstance(config, DpoRun | KtoRun) and not isinstance(config.objective, SimPo):
+        facts["Reference"] = config.reference.path or "the model before training"
     return facts
 
 

@@ -5,7 +5,6 @@ What is learned is compared with texts that have ⟦ and ⟧ around it, characte
 
 import json
 import pickle
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow
 from medgpt_ray.data.templates import TEMPLATES, apply
 from medgpt_ray.models.load import load_tokenizer
-from medgpt_ray.types import Conversation, Document, Labelled, Preference, Tokens
+from medgpt_ray.types import Conversation, Labelled, Preference, Tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "templates.json").read_text(encoding="utf-8"))
 KINDS = [(name, kind) for name, texts in GOLDEN.items() for kind in texts if kind != "prompt"]
@@ -218,8 +217,35 @@ def test_generation_blocks_say_what_is_learned(tiny: Any) -> None:
     assert answered == read_marks(tiny, first.replace("⟦", "").replace("⟧", "") + second)
 
 
+def test_a_header_is_not_learned_where_there_is_no_generation_prompt(tiny: Any) -> None:
+    tiny.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}<|end|>{% endfor %}"
+    )
+    result = tokens(renderer(tiny).conversation(Conversation(SINGLE * 2)))
+    assert result == read_marks(
+        tiny, "<|user|> How often?<|end|><|assistant|> ⟦Twice a day.<|end|>⟧" * 2
+    )
+
+
+def test_a_bos_token_behind_a_turn_belongs_to_the_next(named: Any) -> None:
+    named.chat_template = (
+        "{% for m in messages %}{{ bos_token + m.role + '\n' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ bos_token + 'assistant\n' }}{% endif %}"
+    )
+    result = tokens(renderer(named).conversation(Conversation(SINGLE * 2)))
+    assert result == read_marks(named, "<s>user\nHow often?<s>assistant\n⟦Twice a day.⟧" * 2)
+
+
 HIDES = "{% for m in messages %}{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}"
+SHOWS_CALLS = (
+    "{% for m in messages %}{{ m.content if m.role == 'user' }}"
+    "{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %}"
+)
+STRIPS = "{% for m in messages %}{{ m.content.split('>')[-1] }}"
 COUNTS = "{{ messages[1].content | length }}{% for m in messages %}{{ m.content }}"
+COUNTS_BEHIND = (
+    "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[1].content | length }}"
+)
 CALLS = (
     "{% for m in messages %}{% if loop.index == 2 and not m.tool_calls %}"
     "{{ raise_exception('no call') }}{% endif %}{{ m.content }}"
@@ -231,7 +257,10 @@ CALLS = (
     ("template", "messages", "reason"),
     [
         (HIDES, MULTI, "the chat template leaves out message 2"),
+        (SHOWS_CALLS, (user("Look."), call()), "the chat template leaves out message 2"),
+        (STRIPS, (user("?"), assistant("<think>"), *SINGLE), "template leaves out message 2"),
         (COUNTS, MULTI, "message 2 changes how the chat template shows the others"),
+        (COUNTS_BEHIND, MULTI, "message 2 changes how the chat template shows the others"),
         (CALLS, CALLED[1:], r"takes no plain text in place of message 2 \(.*no call\)"),
         ("{{ raise_exception('no user') }}", SINGLE, "the chat template refuses them: no user"),
         ("{{ messages[0].x.y }}", SINGLE, "the chat template refuses them: 'dict object' has no"),
@@ -245,7 +274,8 @@ CALLS = (
 def test_what_a_template_cannot_show_is_the_rows_problem(
     tiny: Any, template: str, messages: Any, reason: str
 ) -> None:
-    tiny.chat_template = template + ("{% endfor %}" if "for m" in template else "")
+    loops = template.count("{% for") - template.count("{% endfor")
+    tiny.chat_template = template + "{% endfor %}" * loops
     with pytest.raises(BadRow, match=reason) as caught:
         renderer(tiny).conversation(Conversation(messages))
     assert caught.value.field == "messages"
@@ -278,15 +308,13 @@ def test_too_long_conversations_lose_whole_turns_from_the_end(named: Any, name: 
     sizes = [len(template_ids(named, messages[:end])) for end in kept]
     assert sizes == sorted(sizes)
     for limit in range(1, len(whole.ids) + 1):
-        row = Conversation(messages)
-        result = renderer(named, template=name, max_tokens=limit).conversation(row)
+        kind = renderer(named, template=name, max_tokens=limit)
+        result = kind.conversation(Conversation(messages))
         fitting = [end for end, size in zip(kept, sizes, strict=True) if size <= limit]
         if fitting:
-            expected = renderer(named, template=name).conversation(
-                Conversation(messages[: fitting[-1]])
-            )
-            assert result == expected
-            assert tokens(expected).ids == template_ids(named, messages[: fitting[-1]])
+            first = messages[: fitting[-1]]
+            assert result == renderer(named, template=name).conversation(Conversation(first))
+            assert tokens(result).ids == template_ids(named, first)
         else:
             reason = f"the first exchange is longer than data.max_tokens ({limit})"
             assert result == Dropped(reason)
@@ -326,35 +354,6 @@ def test_an_answer_may_be_several_turns(named: Any) -> None:
     row = Labelled(CALLED[:2], CALLED[2:], desirable=True, tools=(TOOL,))
     result = tokens(renderer(named, template="mistral").labelled(row))
     assert result == read_marks(named, GOLDEN["mistral"]["tools"])
-
-
-@pytest.mark.parametrize("limit", [2, 3, 5, 20, 21, 22, 23, 1000])
-def test_documents_learn_every_token_but_the_first_once(tiny: Any, limit: int) -> None:
-    row = Document("Chest pain that spreads to the arm is an emergency: 呼叫医生。")
-    ids = [*tiny(row.text, add_special_tokens=False)["input_ids"], tiny.eos_token_id]
-    pieces = renderer(tiny, max_tokens=limit).document(row)
-    learned = [token for piece in pieces for token in piece.ids[1:]]
-    assert [pieces[0].ids[0], *learned] == ids
-    assert all(2 <= len(piece.ids) <= limit for piece in pieces)
-    assert all(piece.trained == (False, *[True] * (len(piece.ids) - 1)) for piece in pieces)
-    for before, after in pairwise(pieces):
-        assert after.ids[0] == before.ids[-1]
-
-
-def test_documents_begin_as_the_tokenizer_begins_texts(named: Any) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    (piece,) = renderer(named).document(Document("Rest."))
-    assert named.decode(piece.ids) == "Rest.</s>"
-    named.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", named.bos_token_id)]
-    )
-    (piece,) = renderer(named).document(Document("Rest."))
-    assert named.decode(piece.ids) == "<s>Rest.</s>"
-    named.chat_template = None
-    assert renderer(named).document(Document("")) == [
-        Tokens((named.bos_token_id, named.eos_token_id), (False, True))
-    ]
 
 
 def test_show_names_what_is_learned_with_and_without_colours(named: Any) -> None:
@@ -399,6 +398,3 @@ def test_tokenizers_that_cannot_be_used(tiny: Any) -> None:
         renderer(tiny).conversation(Conversation(SINGLE))
     with pytest.raises(ValueError, match="chatml ends a turn with"):
         renderer(tiny, template="chatml")
-    tiny.eos_token = None
-    with pytest.raises(ValueError, match="the tokenizer has no eos_token"):
-        renderer(tiny).document(Document("Rest."))

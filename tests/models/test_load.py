@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medgpt_ray.config.schema import GrpoRun, LoRA, Model, QLoRA
+from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA
 from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models import load
 from medgpt_ray.models.errors import ModelError
@@ -107,6 +107,26 @@ def test_a_quantised_base_is_smaller_and_close(tiny_model: Path, bits: Any) -> N
     with torch.no_grad():
         error = (network.eval()(ids).logits - whole(ids).logits).abs().max().item()
     assert 0 < error < {4: 0.2, 8: 0.01}[bits]
+
+
+@pytest.mark.parametrize("adaptation", [Full(), LoRA(rank=4), QLoRA(rank=4)])
+def test_checkpointing_computes_again_in_the_backward_pass(
+    tiny_model: Path, adaptation: Any
+) -> None:
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        network = load_policy(
+            section(tiny_model, adaptation=adaptation, gradient_checkpointing=checkpointing), 0
+        )
+        layers = network.get_decoder().layers
+        passes: list[Any] = []
+        layers[0].mlp.act_fn.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        ids = torch.arange(5, 25)[None]
+        network.train()(input_ids=ids, labels=ids).loss.backward()
+        gradients.append([p.grad for p in network.parameters() if p.requires_grad])
+        calls.append(len(passes))
+    assert calls == [1, 2]
+    torch.testing.assert_close(*gradients)
 
 
 def test_sdpa_is_the_attention_in_use(tiny_model: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import make_batch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medgpt_ray.config.schema import Full, LoRA, QLoRA
@@ -94,6 +95,18 @@ def test_a_merged_export_computes_what_the_adapted_model_does(
     np.testing.assert_allclose(log_probs(opened(tmp_path)), before, atol=1e-4)
     np.testing.assert_array_equal(log_probs(policy), before)  # the learner was not touched
     assert np.abs(log_probs(opened(model)) - before).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["lora", "whole embeddings", "whole head", "qlora 8 whole head"])
+def test_tied_embeddings_stay_one_matrix(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    """An engine reads the embeddings for the head, whatever else the file holds."""
+    section = SupervisedModel(path=str(tiny_model), dtype="float32", adaptation=ADAPTERS[name])
+    policy = trained(section)
+    save_model(policy, section, tmp_path, write=True)
+    written = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in written
+    original = load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(written["model.embed_tokens.weight"], original) == (name == "lora")
 
 
 @pytest.mark.parametrize("adaptation", [Full(), LoRA(rank=4), QLoRA(rank=4), QLoRA(bits=8)])

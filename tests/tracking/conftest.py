@@ -31,8 +31,13 @@ def config(tmp_path: Path) -> GrpoRun:
 
 
 @pytest.fixture
-def rundir(config: GrpoRun) -> RunDirectory:
-    files = {"train": [config.data.train], "heldout": [config.data.heldout or ""]}
+def files(config: GrpoRun) -> dict[str, list[str]]:
+    assert config.data.heldout
+    return {"train": [config.data.train], "heldout": [config.data.heldout]}
+
+
+@pytest.fixture
+def rundir(config: GrpoRun, files: dict[str, list[str]]) -> RunDirectory:
     return RunDirectory.create(config.output_dir, config, "stage: grpo\n", files)
 
 

@@ -28,6 +28,23 @@ METRICS = {
     "time/learn": 6.0,
     "time/step": 8.0,
 }
+SFT = {
+    "loss": 2.31,
+    "nll": 2.31,
+    "perplexity": 10.1,
+    "accuracy": 0.52,
+    "tokens": 900.0,
+    "learning_rate": 2e-5,
+    "grad_norm": 1.5,
+    "tokens_per_s/learn": 845.0,
+    "epoch": 1.08,
+    "progress": 0.36,
+    "data/rejected": 0.0,
+    "data/dropped": 7.0,
+    "time/data": 2.0,
+    "time/learn": 6.0,
+    "time/step": 8.0,
+}
 HELDOUT = {"heldout/reward": 0.312, "heldout/ci_low": 0.25, "heldout/ci_high": 0.38}
 
 
@@ -202,6 +219,68 @@ def test_the_panel_is_redrawn_at_most_four_times_a_second(
             time.sleep(0.01)
     redraws = screen.read().count("╭")
     assert 2 <= redraws <= 4 + 2  # four a second, the first and the last
+
+
+def test_a_supervised_step_is_one_plain_line() -> None:
+    output, text = plain()
+    with Console(total_steps=None, first_step=1, output=output) as console:
+        console.step(1, SFT)
+        console.expect(10)
+        console.step(2, SFT | {"data/rejected": 3.0})
+    first, second = text.getvalue().splitlines()
+    shown = "loss 2.31  perplexity 10.1  accuracy 0.520  lr 2.0e-05  grad norm 1.5  tokens/s 845  "
+    assert first == f"step 1  {shown}epoch 1.08  dropped rows 7  8.00 s  ETA ?"
+    assert second.startswith(f"step 2/10  {shown}")
+    assert second.endswith("rejected rows 3  dropped rows 7  8.00 s  ETA 1m 04s")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"nll": 1.9, "perplexity": 6.7, "accuracy": 0.5}, "perplexity 6.7  accuracy 0.500"),
+        ({"accuracy": 0.75, "margin": 1.2, "pairs": 32.0}, "accuracy 0.750  margin 1.2"),
+        (
+            {"rewards/accuracy": 0.75, "rewards/margin": 1.2, "logps/chosen": -80.0},
+            "reward accuracy 0.750  reward margin 1.2",
+        ),
+        ({"rewards/desirable": 0.5, "kl": 0.02}, "desirable reward 0.500  kl 0.02"),
+    ],
+)
+def test_a_validation_is_one_line(metrics: dict[str, float], expected: str) -> None:
+    output, text = plain()
+    measured = {f"validation/{name}": value for name, value in ({"loss": 2.31} | metrics).items()}
+    with Console(total_steps=10, first_step=1, output=output) as console:
+        console.validation(8, measured)
+    assert text.getvalue() == f"validation after step 8: loss 2.31  {expected}\n"
+
+
+def test_the_panel_shows_a_supervised_step(terminal: Callable[[int], Terminal]) -> None:
+    screen = terminal(110)
+    with Console(total_steps=None, first_step=1, output=screen.console) as console:
+        for step in (0, 4, 8):
+            console.validation(step, {"validation/loss": 3.0 - step / 10})
+        console.step(1, SFT | {"loss": 3.5})
+        console.step(2, SFT)
+    shown = screen.read()
+    last = " ".join(shown[shown.rindex("╭") :].split())
+    for expected in (
+        "╭─ step 2 ",
+        "ETA ?",
+        "loss █▁",
+        "validation after step 0: loss 3 ",
+        "validation after step 8: loss 2.2 ",
+        "loss 2.31 data 2.00 s 25%",
+        "perplexity 10.1 learn 6.00 s 75%",
+        "accuracy 0.520",
+        "learning rate 2.0e-05",
+        "grad norm 1.5",
+        "tokens/s learn 845",
+        "epoch 1.08",
+        "rejected rows 0",
+        "dropped rows 7",
+    ):
+        assert expected in last, expected
+    assert "after step 4" not in last
 
 
 def test_sparkline() -> None:

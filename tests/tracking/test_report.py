@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.tracking.metrics import MetricsLog
 from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -230,6 +231,23 @@ def test_the_header_names_what_made_the_run(rundir: RunDirectory) -> None:
     assert "train.jsonl (sha256 " in words
     assert "torch " in words
     assert "max_tokens_per_microbatch: 2048" in words  # the configuration, with defaults
+
+
+def test_of_many_files_the_first_are_named(config: GrpoRun, files: dict[str, list[str]]) -> None:
+    many = files | {"train": files["train"] * 8}
+    found = page(RunDirectory.create(config.output_dir, config, "", many)).words
+    train = found[found.index("Data, train") : found.index("Data, heldout")]
+    assert train.count("train.jsonl (sha256 ") == 5
+    assert "…); 3 more, see lineage.json" in train
+
+
+def test_the_head_names_the_run_that_it_goes_on_from(rundir: RunDirectory) -> None:
+    assert "Continues from" not in page(rundir).words
+    config = rundir.read_config()
+    model = config.model.model_copy(update={"path": str(rundir.model)})
+    config = config.model_copy(update={"model": model})
+    later = RunDirectory.create(rundir.path.with_name("later"), config, "", {})
+    assert f"Continues from {rundir.path}" in page(later).words
 
 
 def test_a_report_can_be_written_again(rundir: RunDirectory) -> None:

@@ -10,13 +10,18 @@ from medgpt_ray.tracking.rundir import (
     RunDirectory,
     RunDirectoryError,
     by_step,
+    parent_run,
     write_atomically,
 )
 
+Files = dict[str, list[str]]
 
-def test_a_created_run_can_be_opened_with_the_same_configuration(config: GrpoRun) -> None:
+
+def test_a_created_run_can_be_opened_with_the_same_configuration(
+    config: GrpoRun, files: Files
+) -> None:
     source = "# mine: é 药\nstage: grpo\n"
-    RunDirectory.create(config.output_dir, config, source, parent="runs/earlier")
+    RunDirectory.create(config.output_dir, config, source, files)
     run = RunDirectory.open(config.output_dir)
     assert run.read_config() == config
     assert run.source.read_text(encoding="utf-8") == source
@@ -25,15 +30,52 @@ def test_a_created_run_can_be_opened_with_the_same_configuration(config: GrpoRun
         assert folder.is_dir()
 
 
-def test_lineage_names_parent_model_data_and_code(config: GrpoRun) -> None:
-    run = RunDirectory.create(config.output_dir, config, "", parent="runs/earlier")
+def test_lineage_names_model_data_and_code(config: GrpoRun, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "measured.jsonl")]
+    for path in paths:
+        path.write_text(path.name)
+    data = {"train": [str(paths[0]), str(paths[1])], "heldout": [str(paths[2])]}
+    run = RunDirectory.create(config.output_dir, config, "", data)
     lineage = json.loads(run.lineage.read_text())
-    assert lineage["parent"] == "runs/earlier"
+    assert lineage["parent"] is None
     assert lineage["model"] == "models/small"
-    for name in ("train", "heldout"):
-        file = Path(lineage["data"][name]["path"])
-        assert lineage["data"][name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert lineage["stage"] == "grpo"
+    assert lineage["data"] == [
+        {"use": use, "path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for use, path in zip(("train", "train", "heldout"), paths, strict=True)
+    ]
     assert lineage["code"]["commit"] or lineage["code"]["version"]
+
+
+def test_a_run_on_the_model_of_another_names_its_parent(rundir: RunDirectory) -> None:
+    first = RunDirectory.open(rundir.path)
+    config = first.read_config()
+    model = config.model.model_copy(update={"path": str(first.model)})
+    second = RunDirectory.create(
+        first.path.with_name("second"), config.model_copy(update={"model": model}), "", {}
+    )
+    assert json.loads(second.lineage.read_text())["parent"] == str(first.path)
+
+
+@pytest.mark.parametrize("inside", ["", "model", "checkpoints/step_4", "checkpoints/step_4/model"])
+def test_the_parent_is_the_run_around_a_model(rundir: RunDirectory, inside: str) -> None:
+    assert parent_run(str(rundir.path / inside)) == str(rundir.path)
+
+
+@pytest.mark.parametrize("model", ["embedded:smollm2-135m-instruct", "models/small"])
+def test_a_model_of_no_run_has_no_parent(
+    rundir: RunDirectory, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.chdir(rundir.path.parent)
+    assert parent_run(model) is None
+    assert parent_run(str(rundir.path.parent / model)) is None
+
+
+def test_a_relative_path_finds_its_run(
+    rundir: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rundir.path.parent)
+    assert parent_run("run/model") == "run"
 
 
 def test_environment_has_versions_and_machine(rundir: RunDirectory) -> None:
@@ -49,16 +91,16 @@ def test_a_directory_with_a_run_is_refused_and_left_alone(
 ) -> None:
     before = rundir.config.read_bytes()
     with pytest.raises(RunDirectoryError, match="already holds a run: continue it with --resume"):
-        RunDirectory.create(rundir.path, config.model_copy(update={"seed": 9}), "new", None)
+        RunDirectory.create(rundir.path, config.model_copy(update={"seed": 9}), "new", {})
     assert rundir.config.read_bytes() == before
     assert rundir.source.read_text() == "stage: grpo\n"
 
 
-def test_a_create_cut_off_before_its_end_can_be_repeated(config: GrpoRun) -> None:
-    run = RunDirectory.create(config.output_dir, config, "first", None)
+def test_a_create_cut_off_before_its_end_can_be_repeated(config: GrpoRun, files: Files) -> None:
+    run = RunDirectory.create(config.output_dir, config, "first", files)
     run.config.unlink()  # written last
     assert not run.holds_run
-    assert RunDirectory.create(run.path, config, "second", None).source.read_text() == "second"
+    assert RunDirectory.create(run.path, config, "second", files).source.read_text() == "second"
 
 
 def test_what_is_no_run_cannot_be_opened_or_created(tmp_path: Path, config: GrpoRun) -> None:
@@ -67,7 +109,7 @@ def test_what_is_no_run_cannot_be_opened_or_created(tmp_path: Path, config: Grpo
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(RunDirectoryError, match="is not a directory"):
-        RunDirectory.create(file, config, "", None)
+        RunDirectory.create(file, config, "", {})
 
 
 def test_steps_are_ordered_by_number_and_leftovers_are_no_steps(rundir: RunDirectory) -> None:
