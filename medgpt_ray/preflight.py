@@ -70,6 +70,7 @@ def check(config: RunConfig, resume: bool) -> None:
         if facts is not None:
             problems += _memory(config, facts)
     problems += _masters(config)
+    problems += _deepspeed(config)
     problems += _resources(config)
     if problems:
         raise PreflightError(problems)
@@ -139,7 +140,7 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
         problems.append(str(error) if str(error).startswith("model.") else f"model.path: {error}")
         facts = None
     try:
-        tokenizer = open_tokenizer(config.model.path)
+        tokenizer = open_tokenizer(config.model.path, getattr(config.model, "new_tokens", ()))
     except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for a broken file)
         problems.append(f"model.path: the tokenizer cannot be loaded: {error}")
     return facts, tokenizer, problems
@@ -217,6 +218,16 @@ def _masters(config: RunConfig) -> Iterator[str]:
             f"learner.zero_stage: 0 keeps no float32 masters of bfloat16 weights (model.dtype "
             f"{config.model.dtype}): use 1, which works with one worker too, or model.dtype float32"
         )
+
+
+def _deepspeed(config: RunConfig) -> Iterator[str]:
+    from medgpt_ray.models.deepspeed import DeepSpeedError, read_settings
+
+    if config.learner.deepspeed:
+        try:
+            read_settings(config.learner)
+        except DeepSpeedError as error:
+            yield from error.problems
 
 
 def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:

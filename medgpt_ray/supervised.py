@@ -27,7 +27,7 @@ from medgpt_ray.data import templates
 from medgpt_ray.data.opening import find_data, open_data
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.interrupt import Interrupted, interruptible
-from medgpt_ray.models.load import model_on_this_machine, open_tokenizer
+from medgpt_ray.models.load import on_this_machine, open_tokenizer
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
 from medgpt_ray.tracking.metrics import MetricsLog
@@ -71,12 +71,6 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
         stack.callback(session.close)
         session.follow(_trainer(job))
         session.finish()
-
-
-def on_this_machine(config: SupervisedRun) -> SupervisedRun:
-    """The configuration with an `auto` dtype decided and the model's path absolute."""
-    model = model_on_this_machine(config.model, config.learner.gpus)
-    return config.model_copy(update={"model": model})
 
 
 def write_tokenizer(config: SupervisedRun, directory: Path) -> None:
@@ -205,6 +199,8 @@ class Session:
             step, metrics = what
             self.log.log(step, metrics)
             self.console.validation(step, metrics)
+        elif name == "notice":
+            self.console.notice(what)
         elif name == "death":
             self.deaths.append(what)
             self.console.notice(f"a worker died: {what}")

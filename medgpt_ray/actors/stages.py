@@ -23,7 +23,7 @@ class Stage:
 
     loss: Callable[[Any, Seq[Sequence], torch.Tensor], Any]
     per: dict[str, str]
-    """Metric -> the count that its sum is divided by; "" is for all others."""
+    """Metric -> the count that its sum is divided by; others stay sums."""
     paired: bool = False
     """An example is two sequences, the chosen and the rejected."""
     reference: bool = False
@@ -36,7 +36,10 @@ class Stage:
         found = {}
         for name, value in sums.items():
             count = self.per.get(name)
-            found[name] = value / max(sums[count], 1.0) if count else value
+            if count is None:
+                found[name] = value
+            elif sums[count]:  # a batch without any desirable answer has no mean of them
+                found[name] = value / sums[count]
         if "nll" in found:
             found["perplexity"] = math.exp(min(found["nll"], 700.0))
         return found

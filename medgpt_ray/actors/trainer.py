@@ -29,10 +29,11 @@ from medgpt_ray.data.rejects import Rejects
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles
 from medgpt_ray.data.stream import Stream
+from medgpt_ray.models import neftune
 from medgpt_ray.models.errors import ModelError
-from medgpt_ray.models.export import save_model
+from medgpt_ray.models.export import save_adapter, save_model
 from medgpt_ray.models.learner import Learner, LossFn
-from medgpt_ray.models.load import load_frozen, load_policy
+from medgpt_ray.models.load import attention_in_use, load_frozen, load_policy, open_tokenizer
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.models.policy import Policy
 from medgpt_ray.models.reference_cache import ReferenceCache
@@ -113,10 +114,13 @@ class TrainWorker:
         self.tell("phase", "loading the model")
         unit = 2 if self.stage.paired else 1
         section = self.config.model
-        self.learner = Learner(
-            _module(self.config), section, self.config.learner, self.config.seed, unit
-        )
+        module = _module(self.config)
+        if section.neftune_alpha:
+            neftune.install(module, section.neftune_alpha)
+        self.learner = Learner(module, section, self.config.learner, self.config.seed, unit)
+        self.tell("notice", f"attention: {attention_in_use(module.network)}, dtype {section.dtype}")
         self.run_directory = RunDirectory(job.output_dir)
+        self.tokenizer = open_tokenizer(job.recipe.tokenizer)
         self.checkpoints = Checkpoints(self.run_directory.checkpoints)
         self.step, self.validated = 0, -1
         """Updates made, and how many there were at the last validation."""
@@ -258,7 +262,10 @@ class TrainWorker:
         dist.barrier()
         scratch = self.checkpoints.scratch(self.step)
         self.learner.save(scratch / "learner")
-        save_model(self.learner.module, self.config.model, scratch / "model", self.rank == 0)
+        what = self.learner.module, self.config.model
+        save_model(*what, scratch / "model", self.rank == 0, self.tokenizer)
+        if self.learner.adapted:
+            save_adapter(*what, scratch / "adapter", self.rank == 0, self.tokenizer)
         if self.stream is not None:
             state = {
                 "step": self.step,
@@ -336,9 +343,7 @@ class TrainWorker:
         for turn in chain([Turn(sequences_of(self.job.validation))], self._turns()):
             if turn.stop:
                 break
-            missing = self.share(
-                Turn(cache.missing(turn.sequences, self.learner.unit))
-            ).sequences
+            missing = self.share(Turn(cache.missing(turn.sequences, self.learner.unit))).sequences
             if missing:
                 score = score or self._scorer(section)
                 cache.add(missing, score(missing))

@@ -76,7 +76,7 @@ class SupervisedData(Section):
     """Put before every conversation that has no system message of its own."""
     train_on_inputs: bool = False
     """Learn all tokens of a conversation, not the assistant's alone."""
-    max_tokens: Positive = 1024
+    max_tokens: Annotated[int, Field(ge=2)] = 1024
     """Of one sequence. Longer documents are cut into several; longer conversations lose their last
     turns, and where the first exchange does not fit, the row is dropped and counted."""
     on_bad_row: Literal["error", "skip"] = "error"

@@ -36,11 +36,15 @@ class OpenData:
             formats = ", ".join(sorted(set(source.formats.values())))
             weight = f", weight {configured.weight:g}" if configured.weight != 1 else ""
             yield (
-                f"{configured.path}: {source.rows:,} rows in {len(source.formats)} "
-                f"file{'s' if len(source.formats) > 1 else ''}, format {formats}{weight}"
+                f"{configured.path}: {_count(source.rows, 'row')} in "
+                f"{_count(len(source.formats), 'file')}, format {formats}{weight}"
             )
         if self.validation:
-            yield f"validation: {len(self.validation):,} examples"
+            yield f"validation: {_count(len(self.validation), 'example')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @dataclass(frozen=True)

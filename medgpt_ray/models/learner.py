@@ -21,12 +21,12 @@ from torch.nn import Module
 from medgpt_ray.config import schema
 from medgpt_ray.models.deepspeed import deepspeed_config, make_optimizer
 from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
-from medgpt_ray.models.policy import score
+from medgpt_ray.models.policy import score, varlen
 from medgpt_ray.models.schedule import Span, learning_rate
 
 LossFn = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""(outputs of the module, micro-batch) -> (part of the loss, metric sums or maxima). The outputs are
-log-probs [N] and what stands beside them [N] of a `Policy`, scores [S] of a `RewardModel`."""
+"""(outputs of the module, micro-batch) -> (part of the loss, metric sums or maxima). The outputs
+are log-probs [N] and what stands beside them [N] of a `Policy`, scores [S] of a `RewardModel`."""
 
 
 class Learner:
@@ -132,7 +132,8 @@ class Learner:
 
     def _share(self, sequences: Seq[Sequence]) -> list[MicroBatch]:
         limits = self.config.max_tokens_per_microbatch, self.config.projection_chunk_tokens
-        micros = micro_batches(sequences, *limits, self.rank, self.ranks, self.unit)
+        shared = not varlen(self.module.network)
+        micros = micro_batches(sequences, *limits, self.rank, self.ranks, self.unit, shared)
         return [micro.to(self.device) for micro in micros]
 
     def _reduce(self, totals: dict[str, Tensor]) -> dict[str, float]:

@@ -29,8 +29,8 @@ AnyRun = TypeVar("AnyRun", bound=GrpoRun | SupervisedRun)
 
 
 def resolve_model(path: str) -> Path:
-    """The HF directory behind `model.path`; converts the embedded model on first use (about 30
-    s).
+    """The HF directory behind `model.path`, which may be a run directory; converts the embedded
+    model on first use (about 30 s).
     """
     if path.startswith("embedded:"):
         if path != EMBEDDED:
@@ -40,6 +40,10 @@ def resolve_model(path: str) -> Path:
             _convert_embedded(target)
         return target
     directory = Path(path)
+    if (directory / "lineage.json").is_file():  # a run directory: its trained model
+        directory /= "model"
+        if not directory.is_dir():
+            raise ModelError(f"{path}: is a run that has no model yet: let it finish first")
     if not directory.is_dir():
         raise ModelError(f"{path}: no such model directory (or use {EMBEDDED})")
     if (directory / "adapter_config.json").is_file():
@@ -95,8 +99,10 @@ def load_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
 
 
 def open_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
-    """The tokenizer of a model directory, with or without a chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(path))
+    """The tokenizer of a model directory or of a folder of its own, with or without a chat
+    template."""
+    own = Path(path).is_dir() and not (Path(path) / "lineage.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(path if own else resolve_model(path))
     add_tokens(tokenizer, new_tokens)
     return tokenizer
 

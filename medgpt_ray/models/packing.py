@@ -12,6 +12,7 @@ stand in one row of L tokens; attention never crosses them. So a group costs P +
 instead of G * P + sum(T), with the same log-probs.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
@@ -90,15 +91,16 @@ def micro_batches(
     rank: int = 0,
     ranks: int = 1,
     unit: int = 1,
+    shared: bool = True,
 ) -> list[MicroBatch]:
     """One rank's micro-batches. The n-th of every rank is projected in the same number of chunks of
     at most `chunk_tokens` completion tokens: under ZeRO-3 each chunk gathers the head on all ranks.
     """
-    cut = split(sequences, max_tokens, ranks, unit)
+    cut = split(sequences, max_tokens, ranks, unit, shared)
     mine = []
     for together in zip(*cut, strict=True):
         most = max(_completion_tokens(stretches, sequences) for stretches in together)
-        micro = collate(together[rank], sequences)
+        micro = collate(together[rank], sequences, shared)
         mine.append(replace(micro, chunks=-(-most // chunk_tokens)))
     return mine
 
@@ -109,64 +111,80 @@ def _completion_tokens(stretches: list[Stretch], sequences: Seq[Sequence]) -> in
 
 
 def split(
-    sequences: Seq[Sequence], max_tokens: int, ranks: int, unit: int = 1
+    sequences: Seq[Sequence], max_tokens: int, ranks: int, unit: int = 1, shared: bool = True
 ) -> list[list[list[Stretch]]]:
     """Cut a batch into micro-batches: [rank][micro-batch] -> stretches, balanced by tokens.
 
     Each `unit` sequences that follow each other in the batch (2: the chosen and the rejected of a
-    pair), which share their prompt, stay neighbours in one micro-batch. Every rank gets the same
-    number of micro-batches, because collectives run in each; where there is not enough work, some
-    are empty. ValueError when a unit is longer than `max_tokens`.
+    pair), which share their prompt, stay neighbours in one micro-batch. With `shared` False every
+    sequence gets a prompt of its own, for attention that knows no block mask. Every rank gets the
+    same number of micro-batches, because collectives run in each; where there is not enough work,
+    some are empty. ValueError when a unit is longer than `max_tokens`.
     """
+
+    def cost(stretch: Stretch) -> int:
+        return sum(_tokens(piece, sequences) for piece in _pieces([stretch], shared))
+
     units = [list(range(i, i + unit)) for i in range(0, len(sequences), unit)]
-    longest = max(_cost(members, sequences) for members in units)
+    longest = max(cost(members) for members in units)
     if longest > max_tokens:
         raise ValueError(f"{longest} tokens that belong together exceed max_tokens_per_microbatch")
-    total = sum(_cost(stretch, sequences) for stretch in _stretches(units, sequences, max_tokens))
+    total = sum(cost(stretch) for stretch in _stretches(units, sequences, cost, max_tokens))
     share = max(longest, min(max_tokens, -(-total // ranks)))  # a large group feeds several ranks
-    stretches = _stretches(units, sequences, share)
+    stretches = _stretches(units, sequences, cost, share)
     count = -(-total // (max_tokens * ranks))
     while True:
-        bins = _balance(stretches, sequences, count * ranks)
-        if all(sum(_cost(s, sequences) for s in bin) <= max_tokens for bin in bins):
+        bins = _balance(stretches, cost, count * ranks)
+        if all(sum(cost(s) for s in bin) <= max_tokens for bin in bins):
             return [bins[rank::ranks] for rank in range(ranks)]
         count += 1
 
 
-def _stretches(units: Seq[Stretch], sequences: Seq[Sequence], limit: int) -> list[Stretch]:
+Cost = Callable[[Stretch], int]
+
+
+def _stretches(
+    units: Seq[Stretch], sequences: Seq[Sequence], cost: Cost, limit: int
+) -> list[Stretch]:
     """Group units by prompt, in order of appearance, none longer than `limit` tokens."""
     open_stretch: dict[tuple[int, ...], Stretch] = {}
     stretches: list[Stretch] = []
     for members in units:
         prompt = sequences[members[0]].prompt_ids
         stretch = open_stretch.get(prompt)
-        if stretch is None or _cost([*stretch, *members], sequences) > limit:
+        if stretch is None or cost([*stretch, *members]) > limit:
             stretch = open_stretch[prompt] = []
             stretches.append(stretch)
         stretch += members
     return stretches
 
 
-def _cost(stretch: Stretch, sequences: Seq[Sequence]) -> int:
+def _pieces(stretches: Seq[Stretch], shared: bool) -> Seq[Stretch]:
+    """What stands in a row: stretches or, where prompts are not shared, each sequence alone."""
+    return stretches if shared else [[member] for stretch in stretches for member in stretch]
+
+
+def _tokens(stretch: Stretch, sequences: Seq[Sequence]) -> int:
     prompt = len(sequences[stretch[0]].prompt_ids)
     return prompt + sum(len(sequences[i].completion_ids) for i in stretch)
 
 
-def _balance(stretches: list[Stretch], sequences: Seq[Sequence], bins: int) -> list[list[Stretch]]:
+def _balance(stretches: list[Stretch], cost: Cost, bins: int) -> list[list[Stretch]]:
     """Longest first into the lightest bin; ties by order, so that the cut is reproducible."""
     filled: list[list[Stretch]] = [[] for _ in range(bins)]
     load = [0] * bins
-    for stretch in sorted(stretches, key=lambda s: (-_cost(s, sequences), s[0])):
+    for stretch in sorted(stretches, key=lambda s: (-cost(s), s[0])):
         lightest = load.index(min(load))
         filled[lightest].append(stretch)
-        load[lightest] += _cost(stretch, sequences)
+        load[lightest] += cost(stretch)
     return filled
 
 
-def collate(stretches: list[Stretch], sequences: Seq[Sequence]) -> MicroBatch:
+def collate(stretches: Seq[Stretch], sequences: Seq[Sequence], shared: bool = True) -> MicroBatch:
     """Lay the stretches of one micro-batch out as a row; without any, an idle one."""
     if not stretches:
         return replace(collate([[0]], sequences), idle=True)
+    stretches = _pieces(stretches, shared)
     ids: list[int] = []
     positions: list[int] = []
     segments: list[tuple[int, int]] = []

@@ -56,7 +56,7 @@ class Policy(nn.Module):
         hidden = causal_lm.get_decoder()(
             input_ids=micro.input_ids,
             position_ids=micro.position_ids,
-            attention_mask=micro.attention_mask(),
+            attention_mask=None if varlen(self.network) else micro.attention_mask(),
             use_cache=False,
         ).last_hidden_state[0]
         hidden = hidden[micro.predict_at]
@@ -73,6 +73,11 @@ class Policy(nn.Module):
         ]
         log_probs, beside = zip(*projected, strict=True)
         return torch.cat(log_probs), torch.cat(beside)
+
+
+def varlen(network: Any) -> bool:
+    """Flash attention reads no block mask: it keeps sequences apart where positions begin anew."""
+    return str(network.config._attn_implementation).startswith("flash_attention")
 
 
 def _project(

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Sequence as Seq
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa

@@ -20,6 +20,7 @@ from medgpt_ray.models.load import (
     trainable,
 )
 from medgpt_ray.models.packing import MicroBatch
+from medgpt_ray.models.policy import varlen
 from medgpt_ray.models.weights import base_network
 
 
@@ -36,7 +37,7 @@ class RewardModel(nn.Module):
         hidden = classifier.get_decoder()(
             input_ids=micro.input_ids,
             position_ids=micro.position_ids,
-            attention_mask=micro.attention_mask(),
+            attention_mask=None if varlen(self.network) else micro.attention_mask(),
             use_cache=False,
         ).last_hidden_state[0]
         return (classifier.score(hidden[last_tokens(micro)])[:, 0].float(),)

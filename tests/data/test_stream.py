@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_spans_cover_the_run_without_a_gap(tiny_model: Path, tmp_path: Path) -> 
         spans = [b.span for b in make_stream(tiny_model, tmp_path, source, **settings)]
         assert spans[0][0] == 0
         assert spans[-1][1] == pytest.approx(1, abs=0.03)
-        assert all(left[1] == right[0] for left, right in zip(spans, spans[1:], strict=False))
+        assert all(left[1] == right[0] for left, right in pairwise(spans))
     assert len(spans) == 9
 
 
@@ -151,9 +152,7 @@ def test_bad_rows_are_skipped_counted_and_kept_aside(tiny_model: Path, tmp_path:
     rows = [*texts("a", 3), '{"text": 3}', *texts("b", 3)]
     source = [{"path": write(tmp_path / "a.jsonl", rows)}]
     stream = make_stream(tiny_model, tmp_path, source, on_bad_row="skip", epochs=2)
-    assert Counter(flat(places(stream))) == {
-        f"a.jsonl:{line}": 2 for line in (1, 2, 3, 5, 6, 7)
-    }
+    assert Counter(flat(places(stream))) == {f"a.jsonl:{line}": 2 for line in (1, 2, 3, 5, 6, 7)}
     assert (stream.counts[0].rejected, stream.counts[0].rows) == (2, 14)
     (kept,) = map(json.loads, (tmp_path / "rejected.jsonl").read_text().splitlines())
     assert kept["place"].endswith("a.jsonl:4")
@@ -161,9 +160,7 @@ def test_bad_rows_are_skipped_counted_and_kept_aside(tiny_model: Path, tmp_path:
     many = [*texts("a", 140), *['{"text": 3}'] * 10]
     source = [{"path": write(tmp_path / "many.jsonl", many)}]
     with pytest.raises(DataError, match=r"10 of 150 rows are bad, more than data.max_bad_share"):
-        places(
-            make_stream(tiny_model, tmp_path, source, on_bad_row="skip", shuffle_rows=200)
-        )
+        places(make_stream(tiny_model, tmp_path, source, on_bad_row="skip", shuffle_rows=200))
 
 
 def test_held_out_rows_are_a_share_by_content_wherever_they_stand(
@@ -184,7 +181,7 @@ def test_held_out_rows_are_a_share_by_content_wherever_they_stand(
 
 def test_no_row_left_is_an_error_that_says_why(tiny_model: Path, tmp_path: Path) -> None:
     source = [{"path": write(tmp_path / "a.jsonl", texts("a", 3))}]
-    with pytest.raises(DataError, match="no row is left to train on .*3 are held out"):
+    with pytest.raises(DataError, match=r"no row is left to train on .*3 are held out"):
         places(make_stream(tiny_model, tmp_path, source, validation={"share": 0.9999999}))
 
 

@@ -144,7 +144,7 @@ def test_every_stage_learns_its_rows(
     metrics = list(steps(tmp_path / "run").values())
     assert all(np.isfinite(record["loss"]) and record["grad_norm"] > 0 for record in metrics)
     first, last = metrics[0][metric], metrics[-1][metric]
-    assert (last >= bound if bound > 0 else last <= -bound), (first, last)
+    assert last >= bound if bound > 0 else last <= -bound, (first, last)
     assert "model:" in output
     measured = validations(tmp_path / "run")
     assert measured[max(measured)]["validation/loss"] < measured[0]["validation/loss"]

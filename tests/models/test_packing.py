@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from medgpt_ray.config.schema import Model
 from medgpt_ray.models.load import load_frozen
-from medgpt_ray.models.packing import Sequence, collate, micro_batches, split
-from medgpt_ray.models.policy import Policy
+from medgpt_ray.models.packing import MicroBatch, Sequence, collate, micro_batches, split
+from medgpt_ray.models.policy import Policy, score
 
 
 def sequences_of(groups: list[tuple[int, list[int]]]) -> list[Sequence]:
@@ -47,6 +47,33 @@ def test_packed_log_probs_equal_those_of_each_sequence_alone(policy: Policy) -> 
         mine = micro.sequence == place
         torch.testing.assert_close(log_probs[mine].double(), expected, atol=2e-5, rtol=0)
         torch.testing.assert_close(entropies[mine].double(), entropy, atol=2e-5, rtol=0)
+
+
+def pairs(micro: MicroBatch) -> list[tuple[int, int]]:
+    """Neighbours in a micro-batch."""
+    return list(zip(micro.index[::2], micro.index[1::2], strict=True))
+
+
+@torch.no_grad()
+def test_prompts_that_are_not_shared_change_no_log_prob(policy: Policy) -> None:
+    """As for flash attention: each sequence begins at position 0 and sees nothing before it."""
+    batch = sequences_of([(7, [3, 1]), (7, [9, 2]), (12, [6, 6])])
+    for unit in (1, 2):
+        micros = micro_batches(batch, 60, 5, unit=unit, shared=False)
+        assert sum(micro.tokens for micro in micros) == 2 * (7 + 7 + 12) + 3 + 1 + 9 + 2 + 6 + 6
+        assert sum(int((m.position_ids == 0).sum()) for m in micros) == 6
+    assert sorted(pair for micro in micros for pair in pairs(micro)) == [(0, 1), (2, 3), (4, 5)]
+    alone, together = (score(policy, micro_batches(batch, 80, 5, shared=s)) for s in (False, True))
+    for index, values in together.items():
+        np.testing.assert_allclose(alone[index], values, atol=2e-5)
+
+
+def test_a_pair_is_never_torn() -> None:
+    batch = sequences_of([(5, [9, 9]), (5, [1, 2]), (5, [8, 8]), (5, [3, 3])])
+    for ranks in (1, 2, 3):
+        micros = [m for r in range(ranks) for m in micro_batches(batch, 40, 5, r, ranks, unit=2)]
+        found = [pair for micro in micros if not micro.idle for pair in pairs(micro)]
+        assert sorted(found) == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
 
 def test_a_group_pays_for_its_prompt_once() -> None:
