@@ -206,7 +206,7 @@ class Session:
             self.console.notice(f"a worker died: {what}")
         elif name == "fatal":
             raise RunFailed(what)
-        else:
+        elif name in ("done", "stopped"):
             self.ended = name
 
     def _started(self, step: int) -> None:

@@ -282,7 +282,6 @@ class TrainWorker:
             best = self.best[1] if self.best and keep.keep_best else None
             self.checkpoints.prune(keep.keep_last, best)
         dist.barrier()
-        self.tell("checkpoint", self.step)
 
     def _restore(self) -> None:
         """Continue from the newest checkpoint of this run, the first time only if it may."""
