@@ -5,7 +5,7 @@ FLAVOUR := $(if $(GPU),gpu,cpu)
 # A run starts several processes that import the same large libraries: let them keep what they compile.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test lint
+.PHONY: setup demo pipeline test lint
 
 setup:
 	@requirements/install.sh $(FLAVOUR)
@@ -13,6 +13,13 @@ setup:
 # A new run directory each time: an existing run is never overwritten.
 demo: setup
 	.venv/bin/medgpt train configs/demo/grpo.yaml output_dir=runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+# make pipeline PT=texts/ SFT=dialogues.jsonl PREFERENCE=pairs.jsonl, or see docs/pipeline.md
+pipeline: setup
+	.venv/bin/medgpt train pipeline/pt 'data.train=[{path: $(PT)}]'
+	.venv/bin/medgpt train pipeline/sft 'data.train=[{path: $(SFT)}]'
+	.venv/bin/medgpt train pipeline/rm 'data.train=[{path: $(PREFERENCE)}]'
+	.venv/bin/medgpt train pipeline/dpo 'data.train=[{path: $(PREFERENCE)}]'
 
 test: setup
 	.venv/bin/python -m pytest

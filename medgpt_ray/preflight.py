@@ -67,11 +67,11 @@ def check(config: RunConfig, resume: bool) -> None:
     else:
         problems += _data(config, tokenizer)
         problems += _rewards(config)
-        if facts is not None:
-            problems += _memory(config, facts)
+    problems += _resources(config)
     problems += _masters(config)
     problems += _deepspeed(config)
-    problems += _resources(config)
+    if isinstance(config, GrpoRun) and facts is not None:
+        problems += _memory(config, facts)
     if problems:
         raise PreflightError(problems)
 
@@ -126,7 +126,7 @@ def _leaves(values: Any, key: str = "") -> dict[str, Any]:
 
 def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     """Sizes and tokenizer of the model, None where there is a problem with them."""
-    from medgpt_ray.models.load import ModelError, open_tokenizer, resolve_model
+    from medgpt_ray.models.load import ModelError, load_tokenizer, open_tokenizer, resolve_model
 
     facts, tokenizer, problems = None, None, []
     try:
@@ -140,7 +140,10 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
         problems.append(str(error) if str(error).startswith("model.") else f"model.path: {error}")
         facts = None
     try:
-        tokenizer = open_tokenizer(config.model.path, getattr(config.model, "new_tokens", ()))
+        if isinstance(config, SupervisedRun):  # a template may come from data.template
+            tokenizer = open_tokenizer(config.model.path, config.model.new_tokens)
+        else:
+            tokenizer = load_tokenizer(config.model.path)
     except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for a broken file)
         problems.append(f"model.path: the tokenizer cannot be loaded: {error}")
     return facts, tokenizer, problems

@@ -6,6 +6,7 @@ import pytest
 
 from medgpt_ray.config.loader import load
 from medgpt_ray.config.presets import FOLDER
+from medgpt_ray.config.supervised import SupervisedData
 
 FILES = sorted(FOLDER.rglob("*.yaml"))
 
@@ -24,6 +25,10 @@ def test_it_loads(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(FOLDER).as_posix())
 def test_data_that_is_shipped_is_there(file: Path) -> None:
     data = load(file).config.data
-    for path in filter(None, (data.train, data.heldout)):
+    if isinstance(data, SupervisedData):
+        paths = [source.path for source in data.train]
+    else:
+        paths = [data.train, *([data.heldout] if data.heldout else [])]
+    for path in paths:
         if path.startswith("configs/"):
             assert (FOLDER.parent / path).is_file()

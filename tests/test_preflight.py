@@ -160,7 +160,7 @@ def test_shared_memory_must_hold_two_buckets(make: Make) -> None:
 
 class TestOutputDirectory:
     def begin(self, config: GrpoRun) -> None:
-        RunDirectory.create(config.output_dir, config, "stage: grpo\n", None)
+        RunDirectory.create(config.output_dir, config, "stage: grpo\n", {})
 
     def test_a_run_is_not_overwritten(self, make: Make) -> None:
         self.begin(make())

@@ -20,6 +20,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from transformers import AutoTokenizer
 
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.stages import STAGES, Sums, baseline, mismatched, sequences_of
@@ -33,7 +34,7 @@ from medgpt_ray.models import neftune
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_adapter, save_model
 from medgpt_ray.models.learner import Learner, LossFn
-from medgpt_ray.models.load import attention_in_use, load_frozen, load_policy, open_tokenizer
+from medgpt_ray.models.load import attention_in_use, load_frozen, load_policy
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.models.policy import Policy
 from medgpt_ray.models.reference_cache import ReferenceCache
@@ -120,7 +121,7 @@ class TrainWorker:
         self.learner = Learner(module, section, self.config.learner, self.config.seed, unit)
         self.tell("notice", f"attention: {attention_in_use(module.network)}, dtype {section.dtype}")
         self.run_directory = RunDirectory(job.output_dir)
-        self.tokenizer = open_tokenizer(job.recipe.tokenizer)
+        self.tokenizer = AutoTokenizer.from_pretrained(job.recipe.tokenizer)
         self.checkpoints = Checkpoints(self.run_directory.checkpoints)
         self.step, self.validated = 0, -1
         """Updates made, and how many there were at the last validation."""

@@ -99,10 +99,8 @@ def load_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
 
 
 def open_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
-    """The tokenizer of a model directory or of a folder of its own, with or without a chat
-    template."""
-    own = Path(path).is_dir() and not (Path(path) / "lineage.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(path if own else resolve_model(path))
+    """The tokenizer of a model directory, with or without a chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(path))
     add_tokens(tokenizer, new_tokens)
     return tokenizer
 
