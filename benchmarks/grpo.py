@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import machine
+from benchmarks.compare import Peak, cell
 
 MODEL = "embedded:smollm2-135m-instruct"
 DATA = "configs/demo/data/notes_train.jsonl"
@@ -86,35 +87,6 @@ def trl(shape: Shape, steps: int, folder: Path, options: list[str]) -> dict[str,
     }
 
 
-class Peak:
-    """Largest drop of the machine's available memory, looked at every half second, in GiB."""
-
-    gib = 0.0
-
-    def __enter__(self) -> "Peak":
-        import threading
-
-        self._stop = threading.Event()
-        before = _available_gib()
-
-        def watch() -> None:
-            while not self._stop.wait(0.5):
-                self.gib = max(self.gib, before - _available_gib())
-
-        self._thread = threading.Thread(target=watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5)
-
-
-def _available_gib() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return int(next(li for li in lines if li.startswith("MemAvailable")).split()[1]) / 2**20
-
-
 CONTENDERS = {
     "medgpt, defaults (full)": (ours, []),
     "TRL, defaults (full, float32)": (trl, []),
@@ -165,7 +137,7 @@ def table(results: dict, about: str, shape: Shape, options: argparse.Namespace) 
     ]
     for name, runs in results.items():
         if runs:
-            cells = [_cell([run[column] for run in runs]) for column in columns]
+            cells = [cell([run[column] for run in runs]) for column in columns]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     remark = (
         "TRL's learn time is its whole step without generation, so its other share reads 0. "
@@ -173,11 +145,6 @@ def table(results: dict, about: str, shape: Shape, options: argparse.Namespace) 
         "well as samples."
     )
     return "\n".join([*lines, "", *_ratios(results), "", remark, ""])
-
-
-def _cell(values: list[float]) -> str:
-    middle = f"{mean(values):.3g}"
-    return middle if len(values) < 2 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
 
 
 def _ratios(results: dict[str, list[dict[str, float]]]) -> list[str]:
