@@ -107,7 +107,7 @@ def main(stage: str, folder: Path, data: str, shape: dict[str, Any]) -> None:
         args=arguments,
         train_dataset=Dataset.from_list(rows(stage, data, shape["max_tokens"])),
         callbacks=[Clock()],
-        peft_config=LoraConfig(**adapter) if lora else None,
+        peft_config=LoraConfig(**targets) if lora else None,
     )
     trainer.train()
     (folder / "trl.json").write_text(json.dumps(records))
