@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an exception at the next instruction, whatever the run waits for."""
+"""SIGINT and SIGTERM: as an exception at the next instruction, or noted for a loop to see."""
 
 import signal
 from collections.abc import Iterator
@@ -26,6 +26,22 @@ def interruptible() -> Iterator[None]:
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def noted() -> Iterator[list[int]]:
+    """Inside the block signals raise nothing: their numbers are in the list, for a loop to see."""
+    signals: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        signals.append(number)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

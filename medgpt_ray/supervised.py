@@ -26,7 +26,7 @@ from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.data import templates
 from medgpt_ray.data.opening import find_data, open_data
 from medgpt_ray.data.rows import DataError
-from medgpt_ray.interrupt import Interrupted, interruptible
+from medgpt_ray.interrupt import Interrupted, interruptible, noted
 from medgpt_ray.models.load import on_this_machine, open_tokenizer
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
@@ -35,6 +35,8 @@ from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 
 LISTEN_S = 1.0
+ENDING_S, FAILING_S = 60.0, 5.0
+"""For Ray Train to end after its workers have, or after rank 0 gave up."""
 STOP_AFTER_INTERRUPT_S = 7.0
 
 
@@ -150,17 +152,25 @@ class Session:
         self.deaths: list[str] = []
         self.ended = ""
         """`done` or `stopped` once rank 0 said so."""
+        self.fatal = ""
+        """What ends the run and would come again after a restart."""
         self.error: BaseException | None = None
 
     def follow(self, trainer: TorchTrainer) -> None:
         """Until the workers are done. Raises what ended the run otherwise."""
         fitting = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         fitting.start()
-        try:
-            self._listen(fitting)
-        except Interrupted as interrupt:
-            self._stop(fitting, interrupt)
-            raise
+        with noted() as signals:
+            self._listen(fitting, signals)
+            # It must not be at work on a Ray that is shut down. Of a fault of rank 0 the other
+            # ranks know nothing: they are not waited for.
+            fitting.join(ENDING_S if self.ended else FAILING_S)
+        if signals:
+            latest = Checkpoints(self.run.checkpoints).latest()
+            self.console.notice(f"the last checkpoint is {latest or 'none yet'}")
+            raise Interrupted(signals[0])
+        if self.fatal:
+            raise RunFailed(self.fatal)
         if self.error is not None or not self.ended:
             raise RunFailed("\n".join([f"Ray Train gave up: {self.error}", *self.deaths]))
 
@@ -170,14 +180,17 @@ class Session:
         except Exception as error:  # noqa: BLE001 (told by the main thread)
             self.error = error
 
-    def _listen(self, fitting: threading.Thread, until: float = float("inf")) -> None:
-        heard = time.monotonic()
+    def _listen(self, fitting: threading.Thread, signals: list[int]) -> None:
+        """Handle events until the run ends, or a signal's time is over."""
+        heard, until = time.monotonic(), float("inf")
         while time.monotonic() < until:
+            if signals and until == float("inf"):
+                until = time.monotonic() + self._ask_to_stop(signals[0])
             alive = fitting.is_alive()
             events = ray.get(self.monitor.take.remote(LISTEN_S), timeout=60)
             for event in events:
                 self._handle(event)
-            if self.ended or not (alive or events):
+            if self.ended or self.fatal or not (alive or events):
                 return
             heard = time.monotonic() if events else heard
             if time.monotonic() - heard > self.limit:
@@ -185,6 +198,14 @@ class Session:
                 raise RunFailed(
                     f"{self.phase}: nothing heard from learner rank 0 for {self.limit:g} s ({told})"
                 )
+
+    def _ask_to_stop(self, number: int) -> float:
+        """Ask for a checkpoint; returns how long it may take. After Ctrl-C a user waits for the
+        prompt; after SIGTERM the scheduler sets the limit."""
+        name = signal.Signals(number).name
+        self.console.notice(f"{name}: saving a checkpoint after this step")
+        self.monitor.stop.remote()
+        return STOP_AFTER_INTERRUPT_S if number == signal.SIGINT else self.config.step_timeout_s
 
     def _handle(self, event: Event) -> None:
         name, what = event
@@ -205,7 +226,7 @@ class Session:
             self.deaths.append(what)
             self.console.notice(f"a worker died: {what}")
         elif name == "fatal":
-            raise RunFailed(what)
+            self.fatal = what
         elif name in ("done", "stopped"):
             self.ended = name
 
@@ -222,17 +243,6 @@ class Session:
         self.log.log(step, metrics)
         self.console.expect(self.config.steps or round(step / max(metrics["progress"], 1e-9)))
         self.console.step(step, metrics)
-
-    def _stop(self, fitting: threading.Thread, interrupt: Interrupted) -> None:
-        """Ask for a checkpoint. After Ctrl-C a user waits for the prompt; after SIGTERM the
-        scheduler sets the limit."""
-        quick = interrupt.signal == signal.SIGINT
-        seconds = STOP_AFTER_INTERRUPT_S if quick else self.config.step_timeout_s
-        self.console.notice(f"{interrupt}: saving a checkpoint after this step")
-        ray.get(self.monitor.stop.remote(), timeout=seconds)
-        self._listen(fitting, until=time.monotonic() + seconds)
-        latest = Checkpoints(self.run.checkpoints).latest()
-        self.console.notice(f"the last checkpoint is {latest or 'none yet'}")
 
     def finish(self) -> None:
         """The model of the last checkpoint, and the report."""

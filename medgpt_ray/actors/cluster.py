@@ -34,8 +34,12 @@ class Roles:
 def ray_cluster(config: Cluster) -> Iterator[None]:
     """Connect to the configured cluster (or the one of a Ray job), or run one on this machine.
 
-    A local cluster ends with the block, and with this process however that ends.
+    A local cluster ends with the block, and with this process however that ends. In a program that
+    has Ray up already, that one is used and left up.
     """
+    if ray.is_initialized():
+        yield
+        return
     address = config.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address:

@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.stages import STAGES, Sums, baseline, mismatched, sequences_of
+from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.supervised import SimPo, SupervisedModel, SupervisedRun
 from medgpt_ray.data.examples import Example, Recipe
 from medgpt_ray.data.rejects import Rejects
@@ -276,6 +277,9 @@ class TrainWorker:
                 "validated": self.validated,
                 "dtype": self.config.model.dtype,
             }
+            handled = self.job.monitor.handled.remote(EARS_S)
+            if not ray.get(handled, timeout=2 * EARS_S):
+                raise RunFailed(f"the driver has not answered for {EARS_S:g} s")
             needed = ["model/model.safetensors"]
             needed += [f"learner/rng-{rank}.pt" for rank in range(self.learner.ranks)]
             self.checkpoints.commit(self.step, state, needed)

@@ -4,14 +4,23 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
-from runs import finish, records, start, steps, train, wait_for_step
-from supervised_runs import write_supervised
+from runs import finish, records, start, steps, wait_for_step
+from supervised_runs import conversations, write_supervised
+
+from medgpt_ray import supervised
+from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.config.loader import load
+from medgpt_ray.tracking.checkpoints import Checkpoints
 
 SFT = {
     "epochs": 6,
@@ -20,12 +29,25 @@ SFT = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all runs of this process: their workers start the faster."""
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def train_here(config: Path) -> Path:
+    """Run the configuration in this process; returns the run directory."""
+    loaded = load(config)
+    supervised.train(loaded.config, loaded.source, resume=False)
+    return Path(loaded.config.output_dir)
+
+
 @pytest.fixture(scope="module")
-def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(cluster: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SFT over six passes of 48 rows, of which some are held out."""
-    folder = tmp_path_factory.mktemp("sft")
-    train(write_supervised(folder, tiny_model, "sft", **SFT))
-    return folder / "run"
+    return train_here(write_supervised(tmp_path_factory.mktemp("sft"), tiny_model, "sft", **SFT))
 
 
 def validations(run: Path) -> dict[int, dict[str, Any]]:
@@ -69,57 +91,61 @@ def test_the_model_answers_as_it_was_taught(run: Path) -> None:
     assert lineage["stage"] == "sft"
 
 
-def test_a_driver_killed_in_mid_epoch_goes_on_exactly(
+def test_a_driver_killed_and_a_run_interrupted_go_on_exactly(
     run: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     config = write_supervised(tmp_path, tiny_model, "sft", **SFT)
     process = start(config)
-    wait_for_step(process, tmp_path / "run", 14)
+    wait_for_step(process, tmp_path / "run", 9)
     process.kill()
     finish(process)
-
-    assert "going on after step" in train(config, "--resume")
+    process = start(config, "--resume")
+    wait_for_step(process, tmp_path / "run", 17)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    began = time.monotonic()
+    status, output = finish(process, seconds=20)
+    assert time.monotonic() - began < 10
+    assert status == 130, output
+    assert "going on after step" in output
+    kept = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert str(kept) in output
+    assert int(kept.name.removeprefix("step_")) >= 17
+    loaded = load(config)
+    supervised.train(loaded.config, loaded.source, resume=True)
     assert steps(tmp_path / "run") == steps(run)
     assert validations(tmp_path / "run").keys() == validations(run).keys()
 
 
 def test_a_killed_worker_costs_nothing_but_time(
-    run: Path, tiny_model: Path, tmp_path: Path
+    run: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(write_supervised(tmp_path, tiny_model, "sft", **SFT))
-    wait_for_step(process, tmp_path / "run", 14)
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    (worker,) = [
-        int(line.split()[0]) for line in listing.stdout.splitlines() if "RayTrainWorker" in line
-    ]
-    os.kill(worker, signal.SIGKILL)
-    status, output = finish(process)
-    assert status == 0, output
-    assert "a worker died: learner rank 0" in output
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while 14 not in steps(tmp_path / "run") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True)
+        (worker,) = [
+            int(line.split()[0]) for line in listing.stdout.splitlines() if "RayTrainWorker" in line
+        ]
+        os.kill(worker, signal.SIGKILL)
+
+    config = write_supervised(tmp_path, tiny_model, "sft", **SFT)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    train_here(config)
+    killer.join()
+    assert "a worker died: learner rank 0" in capsys.readouterr().out
     assert steps(tmp_path / "run") == steps(run)
 
 
 def test_two_workers_learn_what_one_learns(run: Path, tiny_model: Path, tmp_path: Path) -> None:
     settings = {**SFT, "learner": {"zero_stage": 3, "workers": 2}}
-    train(write_supervised(tmp_path, tiny_model, "sft", **settings))
+    train_here(write_supervised(tmp_path, tiny_model, "sft", **settings))
     alone, together = steps(run), steps(tmp_path / "run")
     assert alone.keys() == together.keys()
     for step in alone:
         assert together[step]["loss"] == pytest.approx(alone[step]["loss"], abs=2e-4)
         assert together[step]["tokens"] == alone[step]["tokens"]
-
-
-def test_ctrl_c_leaves_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
-    config = write_supervised(
-        tmp_path, tiny_model, "sft", epochs=5000, checkpoint={"every_steps": 100_000}
-    )
-    process = start(config)
-    wait_for_step(process, tmp_path / "run", 3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    status, output = finish(process, seconds=20)
-    assert status == 130, output
-    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert str(kept) in output
 
 
 LORA = {"adaptation": {"kind": "lora", "rank": 4}}
@@ -128,7 +154,7 @@ LORA = {"adaptation": {"kind": "lora", "rank": 4}}
 @pytest.mark.parametrize(
     ("stage", "changes", "metric", "bound"),
     [
-        ("pt", {}, "loss", -3.0),
+        ("pt", {}, "loss", -3.6),
         ("rm", {}, "accuracy", 0.95),
         ("dpo", {"model": LORA, "learner": {"learning_rate": 0.01}}, "rewards/accuracy", 0.95),
         ("orpo", {}, "accuracy", 0.95),
@@ -140,25 +166,59 @@ def test_every_stage_learns_its_rows(
 ) -> None:
     """`bound`: at least that at the end, or at most where it is negative."""
     settings = {"epochs": 4, "data": {"validation": {"share": 0.1}}, **changes}
-    output = train(write_supervised(tmp_path, tiny_model, stage, **settings))
+    train_here(write_supervised(tmp_path, tiny_model, stage, **settings))
     metrics = list(steps(tmp_path / "run").values())
     assert all(np.isfinite(record["loss"]) and record["grad_norm"] > 0 for record in metrics)
     first, last = metrics[0][metric], metrics[-1][metric]
     assert last >= bound if bound > 0 else last <= -bound, (first, last)
-    assert "model:" in output
     measured = validations(tmp_path / "run")
     assert measured[max(measured)]["validation/loss"] < measured[0]["validation/loss"]
 
 
-def test_precomputed_reference_log_probs_change_nothing(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MEDGPT_CACHE", str(tmp_path / "cache"))
+def test_precomputed_reference_log_probs_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
     found = []
     for name, reference in (("live", {}), ("ahead", {"precompute": True})):
         config = write_supervised(tmp_path / name, tiny_model, "dpo", epochs=1, reference=reference)
-        train(config)
-        found.append(steps(tmp_path / name / "run"))
-    assert len(list((tmp_path / "cache" / "reference").iterdir())) == 1
-    for step, live in found[0].items():
-        assert found[1][step]["loss"] == pytest.approx(live["loss"], abs=1e-5)
+        found.append(steps(train_here(config)))
+    live, ahead = found
+    assert live.keys() == ahead.keys()
+    for step in live:
+        assert ahead[step]["loss"] == pytest.approx(live[step]["loss"], abs=1e-5)
+
+
+def test_the_output_of_each_stage_opens_as_the_input_of_the_next(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """PT, SFT with a new token and LoRA, RM, DPO: each from the run directory before it."""
+    settings = {
+        "pt": {"model": {"path": str(tiny_model)}},
+        "sft": {"model": {"path": str(tmp_path / "pt/run"), "new_tokens": ["<|dose|>"], **LORA}},
+        "rm": {"model": {"path": str(tmp_path / "sft/run")}},
+        "dpo": {"model": {"path": str(tmp_path / "sft/run/model"), **LORA}},
+    }
+    for stage, changes in settings.items():
+        config = write_supervised(tmp_path / stage, tiny_model, stage, steps=2, **changes)
+        train_here(config)
+    lineage = {
+        stage: json.loads((tmp_path / stage / "run" / "lineage.json").read_text())["parent"]
+        for stage in settings
+    }
+    assert lineage == {
+        "pt": None,
+        "sft": str(tmp_path / "pt/run"),
+        "rm": str(tmp_path / "sft/run"),
+        "dpo": str(tmp_path / "sft/run"),
+    }
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    assert "<|dose|>" in AutoTokenizer.from_pretrained(tmp_path / "dpo/run/model").get_vocab()
+    scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm/run/model")
+    assert scorer.config.num_labels == 1
+    assert (tmp_path / "sft/run/checkpoints/step_2/adapter/adapter_config.json").is_file()
+
+
+def test_bad_rows_end_the_run_with_their_names(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [*conversations(20), {"conversations": []}]
+    config = write_supervised(tmp_path, tiny_model, "sft", rows=rows)
+    with pytest.raises(RunFailed, match=r"train.jsonl:21: conversations: "):
+        train_here(config)
