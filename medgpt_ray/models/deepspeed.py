@@ -101,6 +101,7 @@ def _optimizer_settings(config: schema.Learner) -> dict[str, Any]:
                 "betas": list(config.adam_betas),
                 "weight_decay": config.weight_decay,
                 "torch_adam": True,  # DeepSpeed's own is compiled at first use
+                "fused": True,
             },
         }
     }

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from medgpt_ray.config import schema
+from medgpt_ray.models.attention import varlen
 from medgpt_ray.models.deepspeed import deepspeed_config, make_optimizer
 from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
-from medgpt_ray.models.policy import score, varlen
+from medgpt_ray.models.policy import score
 from medgpt_ray.models.schedule import Span, learning_rate
 
 LossFn = Callable[..., tuple[Tensor, dict[str, Tensor]]]

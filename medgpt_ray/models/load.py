@@ -18,6 +18,7 @@ from medgpt_ray.config.schema import Full, GrpoRun, Model
 from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
 from medgpt_ray.models import rope
 from medgpt_ray.models.adapters import adapt
+from medgpt_ray.models.attention import PACKED
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.quantised import quantisation
 from medgpt_ray.models.vocabulary import add_tokens, extend
@@ -164,7 +165,7 @@ def load_network(
         resolve_model(model.path),
         config=config,
         dtype=torch.float32 if full and not frozen else dtype,
-        attn_implementation=attention(model),
+        attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
         output_loading_info=True,
         **({} if frozen else quantisation(model.adaptation, dtype)),
     )

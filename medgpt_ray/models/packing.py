@@ -64,6 +64,21 @@ class MicroBatch:
         order = torch.arange(self.tokens, device=stretch.device)
         return (same & own & (order[:, None] >= order[None, :]))[None, None]
 
+    def spans(self) -> list[tuple[int, int, Tensor | None]]:
+        """First token, end and mask [1, 1, n, n] of each stretch; no mask where it is causal."""
+        stretch, part = self.segments[:, 0], self.segments[:, 1]
+        starts = torch.cat([stretch.new_zeros(1), (stretch.diff() != 0).nonzero()[:, 0] + 1])
+        ends = [*starts[1:].tolist(), self.tokens]
+        found: list[tuple[int, int, Tensor | None]] = []
+        for start, end in zip(starts.tolist(), ends, strict=True):
+            parts = part[start:end]
+            mask = None
+            if int(parts.max()) > 1:
+                own = (parts[:, None] == parts[None, :]) | (parts[None, :] == 0)
+                mask = own.tril()[None, None]
+            found.append((start, end, mask))
+        return found
+
     def to(self, device: torch.device) -> "MicroBatch":
         moved = {
             name: getattr(self, name).to(device)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medgpt_ray.models.attention import arguments
 from medgpt_ray.models.packing import MicroBatch
 
 Beside = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,8 +57,8 @@ class Policy(nn.Module):
         hidden = causal_lm.get_decoder()(
             input_ids=micro.input_ids,
             position_ids=micro.position_ids,
-            attention_mask=None if varlen(self.network) else micro.attention_mask(),
             use_cache=False,
+            **arguments(self.network, micro),
         ).last_hidden_state[0]
         hidden = hidden[micro.predict_at]
         head = causal_lm.get_output_embeddings()
@@ -75,19 +76,35 @@ class Policy(nn.Module):
         return torch.cat(log_probs), torch.cat(beside)
 
 
-def varlen(network: Any) -> bool:
-    """Flash attention reads no block mask: it keeps sequences apart where positions begin anew."""
-    return str(network.config._attn_implementation).startswith("flash_attention")
-
-
 def _project(
     head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, beside: Beside
 ) -> tuple[Tensor, Tensor]:
     logits = head(hidden).float() / temperature
-    log_z = torch.logsumexp(logits, dim=-1)
-    chosen = logits.gather(-1, targets[:, None])[:, 0] - log_z
+    chosen, log_z = _Chosen.apply(logits, targets)
     with torch.no_grad():
         return chosen, beside(logits, log_z, targets)
+
+
+class _Chosen(torch.autograd.Function):
+    """(logits [n, V], targets [n]) -> log-probs of the targets [n], logsumexp [n].
+
+    Autograd would make a tensor of zeros the size of the logits for the gather, and walk through
+    them several times more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        log_z = torch.logsumexp(logits, dim=-1)
+        ctx.save_for_backward(logits, log_z, targets)
+        ctx.mark_non_differentiable(log_z)
+        return logits.gather(-1, targets[:, None])[:, 0] - log_z, log_z
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, log_z, targets = ctx.saved_tensors
+        gradient = gradients[0][:, None]
+        result = (logits - log_z[:, None]).exp_().mul_(-gradient)
+        return result.scatter_add_(-1, targets[:, None], gradient), None
 
 
 def _entropy(logits: Tensor, log_z: Tensor, targets: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from medgpt_ray.config.schema import Model
+from medgpt_ray.models.attention import arguments
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import (
     is_reward_model,
@@ -20,7 +21,6 @@ from medgpt_ray.models.load import (
     trainable,
 )
 from medgpt_ray.models.packing import MicroBatch
-from medgpt_ray.models.policy import varlen
 from medgpt_ray.models.weights import base_network
 
 
@@ -37,8 +37,8 @@ class RewardModel(nn.Module):
         hidden = classifier.get_decoder()(
             input_ids=micro.input_ids,
             position_ids=micro.position_ids,
-            attention_mask=None if varlen(self.network) else micro.attention_mask(),
             use_cache=False,
+            **arguments(self.network, micro),
         ).last_hidden_state[0]
         return (classifier.score(hidden[last_tokens(micro)])[:, 0].float(),)
 

@@ -130,7 +130,7 @@ def test_checkpointing_computes_again_in_the_backward_pass(
 
 
 def test_sdpa_is_the_attention_in_use(tiny_model: Path) -> None:
-    assert attention_in_use(load_policy(section(tiny_model), 0)) == "sdpa"
+    assert attention_in_use(load_policy(section(tiny_model), 0)) == "packed_sdpa"
 
 
 def test_flash_attention_is_refused_where_it_cannot_run(
