@@ -18,7 +18,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from medgpt_ray.actors.cluster import ray_cluster
+from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
 from medgpt_ray.actors.trainer import Job, train_worker
 from medgpt_ray.actors.wait import RunFailed
@@ -103,11 +103,7 @@ def _trainer(job: Job) -> TorchTrainer:
     config = job.config
     learner, faults = config.learner, config.faults
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths of data and rewards stay relative to here
-    environment = {
-        "OMP_NUM_THREADS": str(learner.threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    } | ({} if learner.gpus else {"DS_ACCELERATOR": "cpu"})
+    environment = learner_environment(learner) | {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
     workers: int | tuple[int, int] = learner.workers
     if faults.min_workers is not None:
         workers = faults.min_workers, learner.workers

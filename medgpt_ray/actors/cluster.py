@@ -16,7 +16,7 @@ from medgpt_ray.actors.plan import Plan, without_memory
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
 from medgpt_ray.actors.rollout import RolloutPool, RolloutWorker
 from medgpt_ray.actors.wait import wait
-from medgpt_ray.config.schema import Cluster, GrpoRun
+from medgpt_ray.config.schema import Cluster, GrpoRun, Learner
 
 ROLES = {"policy": LearnerWorker, "reference": ReferenceWorker, "rollout": RolloutWorker}
 
@@ -106,10 +106,23 @@ def _create(config: GrpoRun, plan: Plan, group: Any, logs: Path) -> dict[str, li
     return actors
 
 
+def learner_environment(learner: Learner) -> dict[str, str]:
+    """Environment of a process that learns.
+
+    On CPUs glibc would hand gigabytes back to the kernel at every step and get them anew page by
+    page: kept, a step of SmolLM2-135M takes 0.67 (bfloat16) to 0.77 (float32) of the time.
+    """
+    common = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(learner.threads)}
+    if learner.gpus:
+        return common
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+    return common | kept | {"DS_ACCELERATOR": "cpu"}
+
+
 def _environment(config: GrpoRun, role: str) -> dict[str, str]:
-    common = {"TOKENIZERS_PARALLELISM": "false"}
     if role == "rollout":
-        return common | {
+        return {
+            "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(config.rollout.threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             # The engine core lives in the actor: one process to start, to seed and to watch.
@@ -117,5 +130,4 @@ def _environment(config: GrpoRun, role: str) -> dict[str, str]:
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_NO_USAGE_STATS": "1",
         }
-    accelerator = {} if config.learner.gpus else {"DS_ACCELERATOR": "cpu"}
-    return common | accelerator | {"OMP_NUM_THREADS": str(config.learner.threads)}
+    return learner_environment(config.learner)
