@@ -43,6 +43,7 @@ class Learner:
         self.config, self.unit = config, unit
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.updates = 0
+        self.seed = seed
         torch.manual_seed(seed + self.rank)
         self.device = torch.device("cuda") if config.gpus else torch.device("cpu")
         self.module = module.to(self.device)
@@ -151,7 +152,7 @@ class Learner:
         self.engine.save_checkpoint(
             str(directory),
             tag="deepspeed",
-            client_state={"updates": self.updates},
+            client_state={"updates": self.updates, "ranks": self.ranks},
             exclude_frozen_parameters=self.adapted,
         )
         state = {"cpu": torch.get_rng_state()}
@@ -161,13 +162,17 @@ class Learner:
         dist.barrier()
 
     def load(self, directory: Path) -> None:
-        """The state `save` wrote, at the same number of ranks."""
+        """The state `save` wrote. A sharded optimiser (ZeRO 1 and up) fits its own number of ranks
+        only; at stage 0 another number draws its random numbers anew."""
         path, client = self.engine.load_checkpoint(
             str(directory), tag="deepspeed", load_module_strict=not self.adapted
         )
         if path is None:
             raise FileNotFoundError(f"{directory}: DeepSpeed found no checkpoint here")
         self.updates = client["updates"]
+        if client["ranks"] != self.ranks:
+            torch.manual_seed(self.seed + self.rank + 1000 * self.updates)
+            return
         state = torch.load(directory / f"rng-{self.rank}.pt", weights_only=True)
         torch.set_rng_state(state["cpu"])
         if self.device.type == "cuda":
