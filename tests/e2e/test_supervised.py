@@ -174,9 +174,9 @@ DPO = {
 }
 
 
-def learned(model: Path, folder: Path, stage: str, **changes: Any) -> Path:
+def learned(base: Path, folder: Path, stage: str, **changes: Any) -> Path:
     settings = {"epochs": 4, "data": {"validation": {"share": 0.1}}, **changes}
-    return train_here(write_supervised(folder, model, stage, **settings))
+    return train_here(write_supervised(folder, base, stage, **settings))
 
 
 @pytest.mark.parametrize(
