@@ -133,6 +133,8 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
         directory = resolve_model(config.model.path)
     except ModelError as error:
         return None, None, [f"model.path: {error}"]
+    if config.model.adapter and not (Path(config.model.adapter) / "adapter_config.json").is_file():
+        problems.append(f"model.adapter: {config.model.adapter} is no PEFT adapter directory")
     try:
         facts = ModelFacts.from_directory(directory)
         plan(config, facts)

@@ -320,7 +320,7 @@ class TrainWorker:
             return None
         path = self.config.reference.path
         model = self.config.model
-        section = model.model_copy(update={"path": path}) if path else model
+        section = model.model_copy(update={"path": path, "adapter": None}) if path else model
         if self.config.reference.precompute:
             return self._precomputed(section).log_probs
         return self._scorer(section)

@@ -55,7 +55,9 @@ class QLoRA(LoRA):
 
 class Model(Section):
     path: str
-    """A model directory in HF format, or `embedded:smollm2-135m-instruct`."""
+    """A model directory in HF format, a run directory, or `embedded:smollm2-135m-instruct`."""
+    adapter: str | None = None
+    """PEFT adapter directory, merged into the model before anything else."""
     dtype: Dtype = "auto"
     """Compute type of the learner. Optimiser states and master weights are float32. auto: bfloat16
     on GPUs and on CPUs with bfloat16 instructions, else float32 (emulated bfloat16 is slower).
@@ -65,6 +67,14 @@ class Model(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     """flash_attention_2 needs a GPU and the package flash-attn; it is refused elsewhere."""
+
+    @model_validator(mode="after")
+    def _mergeable(self) -> Self:
+        if self.adapter and isinstance(self.adaptation, QLoRA):
+            raise ValueError(
+                "adapter cannot be merged into quantised weights: name a merged model as path"
+            )
+        return self
 
 
 class Data(Section):

@@ -121,6 +121,8 @@ def open_adapter(network: Any, directory: Path) -> Any:
     """Put a written adapter on an HF model, frozen; ModelError where it belongs to another one."""
     from peft import PeftConfig, PeftModel
 
+    if not (directory / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{directory}: holds no adapter_model.safetensors, so it is no adapter")
     keep_readable(network)
     modules = dict(network.named_modules())
     with safe_open(directory / "adapter_model.safetensors", "pt") as file:

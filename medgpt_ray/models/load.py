@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from medgpt_ray.config.schema import Full, GrpoRun, Model
 from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
 from medgpt_ray.models import rope
-from medgpt_ray.models.adapters import adapt
+from medgpt_ray.models.adapters import adapt, open_adapter
 from medgpt_ray.models.attention import PACKED
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.quantised import quantisation
@@ -174,6 +174,8 @@ def load_network(
             f"{model.path}: the weights lack {', '.join(missing[:3])}"
             f"{' and more' if missing[3:] else ''}, which its config.json asks for"
         )
+    if model.adapter:
+        network = open_adapter(network, Path(model.adapter)).merge_and_unload()
     extend(network, _new_tokens(model))
     return network
 
@@ -241,7 +243,10 @@ def on_this_machine(config: AnyRun) -> AnyRun:
 def model_on_this_machine(model: Model, gpus: float) -> Model:
     """The section with an `auto` dtype decided and the path absolute."""
     path = str(resolve_model(model.path).resolve())
-    return model.model_copy(update={"dtype": resolve_dtype(model.dtype, gpus), "path": path})
+    adapter = model.adapter and str(Path(model.adapter).resolve())
+    return model.model_copy(
+        update={"dtype": resolve_dtype(model.dtype, gpus), "path": path, "adapter": adapter}
+    )
 
 
 def resolve_dtype(dtype: str, gpus: float) -> str:

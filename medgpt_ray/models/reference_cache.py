@@ -73,5 +73,5 @@ def _fingerprint(model: Model) -> str:
     for file in sorted([*directory.glob("*.safetensors"), directory / "config.json"]):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
-    digest.update(repr(getattr(model, "rope_scaling", None)).encode())
+    digest.update(f"{model.adapter} {getattr(model, 'rope_scaling', None)}".encode())
     return digest.hexdigest()

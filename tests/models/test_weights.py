@@ -135,6 +135,20 @@ def test_a_written_adapter_opens_on_the_base(model: Path, tmp_path: Path, name: 
     np.testing.assert_allclose(log_probs(again), log_probs(policy), atol=1e-5)
 
 
+def test_a_run_starts_from_a_base_with_an_adapter_merged_into_it(
+    model: Path, tmp_path: Path
+) -> None:
+    section = SupervisedModel(path=str(model), dtype="float32", adaptation=LoRA(rank=4))
+    policy = trained(section)
+    save_adapter(policy, section, tmp_path, write=True)
+    merged = SupervisedModel(path=str(model), dtype="float32", adapter=str(tmp_path))
+    again = Policy(load_policy(merged, 0).eval(), 1.0)
+    assert not hasattr(again.network, "peft_config")
+    np.testing.assert_allclose(log_probs(again), log_probs(policy), atol=1e-4)
+    with pytest.raises(ValueError, match="cannot be merged into quantised"):
+        SupervisedModel(path=str(model), adaptation=QLoRA(), adapter=str(tmp_path))
+
+
 def test_a_written_adapter_brings_its_new_tokens(model: Path, tmp_path: Path) -> None:
     section = SupervisedModel(
         path=str(model), dtype="float32", adaptation=LoRA(rank=4), new_tokens=NEW_TOKENS
