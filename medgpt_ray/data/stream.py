@@ -24,8 +24,8 @@ from medgpt_ray.data.rejects import Rejects
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles
 
-WORKS_AT_A_TIME = 512
-"""Segments that one Ray Data execution reads; the next execution follows it."""
+WINDOWS_AT_A_TIME = 16
+"""Windows that one Ray Data execution reads; the next execution follows it."""
 
 
 @dataclass
@@ -244,14 +244,32 @@ class Stream:
             epoch, work, skip = leg[-1][0], leg[-1][1] + 1, 0
 
     def _leg(self, epoch: int, work: int) -> list[tuple[int, int, list[Work]]]:
-        """(epoch, number, all works of the epoch) of the next works that are read together."""
+        """(epoch, number, all works of the epoch) of the next works that are read together.
+
+        Ray Data reads as far ahead as memory lets it, beside the learners: so a few windows, or
+        what the steps to come can use and the window that they end in.
+        """
+        wanted = WINDOWS_AT_A_TIME * self.recipe.data.shuffle_rows
+        if self.steps is not None:
+            needed = (self.steps - self.done) * self.size + self.recipe.data.shuffle_rows
+            wanted = min(wanted, needed)
         leg: list[tuple[int, int, list[Work]]] = []
-        while (self.steps is not None or epoch < self.epochs) and len(leg) < WORKS_AT_A_TIME:
+        rows = 0.0
+        while (self.steps is not None or epoch < self.epochs) and rows < wanted:
             order = self._order(epoch)
-            numbers = range(work, len(order))
-            leg += [(epoch, number, order) for number in numbers][: WORKS_AT_A_TIME - len(leg)]
+            for number in range(work, len(order)):
+                leg.append((epoch, number, order))
+                rows += self._rows_in(order[number])
+                if rows >= wanted:
+                    break
             epoch, work = epoch + 1, 0
         return leg
+
+    def _rows_in(self, work: Work) -> float:
+        """About how many rows a work has; files that only reading counts are segments of their
+        own."""
+        source, rows = self.sources[work.source], work.segment.rows
+        return work.share * (source.rows / len(source.segments) if rows is None else rows)
 
     def _order(self, epoch: int) -> list[Work]:
         """All works of one epoch, shuffled. A source of weight 2.3 is there twice, and 0.3 of its
