@@ -76,7 +76,6 @@ def main() -> None:
     contenders = {
         "medgpt, full, bfloat16": partial(mine, overrides=[bf16]),
         "TRL, full, bfloat16": partial(theirs, options={"dtype": "bfloat16"}),
-        "TRL, full, bfloat16 autocast": partial(theirs, options={"bf16": True}),
         "medgpt, full, float32": partial(mine, overrides=[fp32]),
         "TRL, full, float32": partial(theirs, options={}),
         "medgpt, LoRA, float32": partial(mine, overrides=[fp32, LORA]),
