@@ -289,7 +289,7 @@ class TrainWorker:
         dist.barrier()
 
     def _restore(self) -> None:
-        """Continue from the newest checkpoint of this run, the first time only if it may."""
+        """Continue from the newest checkpoint of this run, where there is one."""
         checkpoint = self.checkpoints.latest()
         if checkpoint is not None:
             state = read_state(checkpoint)

@@ -24,6 +24,8 @@ from medgpt_ray.data.rejects import Rejects
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles
 
+FETCH_S = 300.0
+"""The longest that a task may wait for what it is to read."""
 WINDOWS_AT_A_TIME = 16
 """Windows that one Ray Data execution reads; the next execution follows it."""
 
@@ -292,7 +294,7 @@ def read_and_tokenise(recipe: Recipe, works: Sequence[Work]) -> Iterator[pa.Tabl
     shared = ray.put((recipe, list(works)))
 
     def task(batch: pa.Table) -> Iterator[pa.Table]:
-        recipe, works = ray.get(shared)
+        recipe, works = ray.get(shared, timeout=FETCH_S)
         for number in batch["id"].to_pylist():
             yield from tokenise(works[number], number, recipe)
 
