@@ -1,0 +1,163 @@
+"""Rewards for multiple-choice questions, in English and Chinese.
+
+`row["answer"]` holds the right letters: "B", or "ABD" where all three must be chosen, in any order;
+a list means equally good ones. `row["options"]`, {"A": "aspirin", ...} or a list in order of the
+letters, is needed only for replies that name an option by its text; without it the letters are A to
+H. A choice must be clear: "A or B", two different answers, or a copy of the options choose nothing.
+"""
+
+import re
+import unicodedata
+from typing import Any
+
+from medgpt_ray.rewards import columns, mentions
+from medgpt_ray.rewards.form import answer_part
+
+LETTERS = "ABCDEFGHIJ"
+WITHOUT_OPTIONS = LETTERS[:8]
+"""I is left out: in a reply it is more often a word."""
+
+_AND = r"\)? ?(?:(?:[,、&+和与及]|\band\b) ?)?\(?"
+_OR = re.compile(r"[\s,)]*(?:\bor\b|或|还是|/)", re.IGNORECASE)
+_CUE = re.compile(
+    r"\banswers?(?:\s+(?:is|are|would be|should be|option|choice)\b)*"
+    r"|\b(?:correct|right|best) (?:option|choice|one)s?(?:\s+(?:is|are)\b)?"
+    r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence)\b,?"
+    r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|正确(?:的|选项)(?:是|为)?|(?:所以|因此|故)(?:是|为)|选择|选(?![项择])|\\boxed",
+    re.IGNORECASE,
+)
+_NOT = r"(?:(?:is|are)?\s*(?:not|isn't|never)\b|不是|不选|并非|非)"
+_DENIED_CUE = re.compile(r"(?:\b(?:not|never|n't|don't)\s+|不|别|排除)$", re.IGNORECASE)
+_VERDICT = (
+    r"\)? ?(?:is |are |项|选项)?(?P<wrong>not |isn't |不)?(?:the |是)?"
+    r"(?P<verdict>correct|right|best|true|正确|对|符合题意|wrong|incorrect|false|错)"
+)
+
+
+def multiple_choice(
+    prompt: str,
+    completion: str,
+    row: dict[str, Any],
+    *,
+    within: str | None = None,
+    partial: bool = False,
+) -> float:
+    """1.0 when the reply chooses exactly the right letters, else 0.0.
+
+    With `partial`, a choice of several letters earns (right - wrong) / letters of the gold, at
+    least 0.0: choosing every option does not pay.
+    """
+    options = _options(row)
+    golds = [_gold(row, gold, options) for gold in columns.texts(row, "answer")]
+    chosen = choice(answer_part(completion, within), options)
+    if not partial:
+        return float(chosen in golds)
+    scores = [(len(chosen & gold) - len(chosen - gold)) / len(gold) for gold in golds]
+    return max(0.0, *scores)
+
+
+def choice(reply: str, options: dict[str, str]) -> frozenset[str]:
+    """The letters that the reply chooses; empty where it chooses none, or not clearly.
+
+    What it states ("the answer is B", "B is correct", 选B) counts before a letter at its start, and
+    that before an option's text.
+    """
+    reply = unicodedata.normalize("NFKC", reply).replace("*", "").replace("\u2019", "'")
+    reply = " ".join(reply.split())
+    affirmed, denied = _claims(reply, options)
+    if not affirmed:
+        start = re.sub(r"^(?:option|choice|选项)\s*", "", reply, flags=re.IGNORECASE)
+        letters = _letters_at_start(start, options)
+        if letters is not None:
+            copied = {m[1] for m in re.finditer(r"(?<![A-Za-z'])([A-J])[.):、]", reply)} - letters
+            affirmed = {letters if not copied else frozenset()}
+        elif not denied:
+            affirmed = {_by_text(reply, options)}
+    chosen = affirmed.pop() if len(affirmed) == 1 else frozenset()
+    return frozenset() if chosen & denied else chosen
+
+
+def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], frozenset[str]]:
+    """The sets of letters that the reply says are right, and the letters that it says are not."""
+    affirmed: set[frozenset[str]] = set()
+    denied: set[str] = set()
+    for cue in _CUE.finditer(reply):
+        rest = reply[cue.end() :]
+        negation = re.match(rf"[\s:]*{_NOT}", rest, re.IGNORECASE)
+        letters = _letters_at_start(rest[negation.end() if negation else 0 :], options)
+        if letters is None:
+            continue
+        if negation or _DENIED_CUE.search(reply[: cue.start()]):
+            denied |= letters
+        else:
+            affirmed.add(letters)
+    one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
+    verdicts = re.compile(
+        rf"(?<![A-Za-z0-9'])(?P<set>{one}(?:{_AND}{one}){{0,9}})(?![A-Za-z0-9']){_VERDICT}"
+    )
+    for found in verdicts.finditer(reply):
+        letters = frozenset(re.findall(one, re.sub("and", "", found["set"])))
+        if bool(found["wrong"]) != (found["verdict"] in ("wrong", "incorrect", "false", "错")):
+            denied |= letters
+        else:
+            affirmed.add(letters)
+    return affirmed, frozenset(denied)
+
+
+def _letters_at_start(text: str, options: dict[str, str]) -> frozenset[str] | None:
+    """{A, B} of "(A) and (B), since ...": None without letters, empty where they are no choice."""
+    one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
+    opening = r"[\s:(\[{\"'“是为]*(?:(?:option|choice|选项)\s*\(?)?"
+    several = rf"{one}(?:{_AND}{one}(?![a-z'])){{0,9}}"
+    found = re.match(rf"{opening}(?P<set>{several})(?![A-Za-z0-9'])", text)
+    if found is None:
+        small = re.match(rf"{opening}(?P<set>{one})(?:\)|[\s\].}}\"'”]*$)", text, re.IGNORECASE)
+        return frozenset(small["set"].upper()) if small else None
+    rest = text[found.end() :]
+    if rest.startswith("?") or (
+        found["set"] == "A" and re.match(r"\s+(?!is|because|since|as|due|which|and)[a-z]", rest)
+    ):
+        return None  # a question, or the article of "A beta blocker"
+    letters = frozenset(re.findall(one, re.sub("and", "", found["set"])))
+    text_after = mentions.plain(rest).lstrip(" .,:)-、(]}")
+    others = [t for letter, t in options.items() if letter not in letters]
+    named_other = any(text_after.startswith(mentions.plain(other)) for other in others if other)
+    more = re.match(rf"{_AND}{one}(?![A-Za-z0-9'])", rest)
+    return frozenset() if more or named_other or _OR.match(rest) else letters
+
+
+def _by_text(reply: str, options: dict[str, str]) -> frozenset[str]:
+    """The options whose text the reply affirms; empty where it wavers between several."""
+    letters = {mentions.plain(text).strip(): letter for letter, text in options.items()}
+    pattern = mentions.names(options.values())
+    chosen = {
+        letters.get(mention.name, letters.get(mention.name.rstrip("es"), ""))
+        for mention in mentions.find(pattern, reply)
+        if not mention.denied
+    }
+    wavers = len(chosen) > 1 and re.search(r"\bor\b|或|还是|\?|/", reply, re.IGNORECASE)
+    return frozenset() if wavers or "" in chosen else frozenset(chosen)
+
+
+def _options(row: dict[str, Any]) -> dict[str, str]:
+    options = row.get("options")
+    if options is None:
+        return {}
+    if isinstance(options, list):
+        options = dict(zip(LETTERS, options, strict=False))
+    if not isinstance(options, dict) or not all(
+        key in LETTERS and len(key) == 1 and isinstance(text, str) for key, text in options.items()
+    ):
+        raise columns.bad(row, "options", 'texts by letter, {"A": ..., "B": ...}, or their list')
+    return options
+
+
+def _gold(row: dict[str, Any], gold: str, options: dict[str, str]) -> frozenset[str]:
+    for letter, text in options.items():
+        if gold.strip() == text.strip():
+            return frozenset(letter)
+    letters = _letters_at_start(unicodedata.normalize("NFKC", gold), options)
+    if not letters:
+        known = ", ".join(options) or "A to H"
+        raise columns.bad(row, "answer", f"letters such as B or ABD (of {known})")
+    return letters

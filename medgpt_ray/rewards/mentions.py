@@ -1,0 +1,130 @@
+"""Where a text names something, and whether it affirms, denies or only supposes it.
+
+English and Chinese, by cue words: no grammar is known here. A sentence is cut into segments at
+commas and at words that begin a new statement ("but", "so", "and take", 但, 可以). A cue denies
+what follows it in its segment, and what follows in later segments that only go on with a list.
+Cues after the name count too ("ibuprofen is not safe", 布洛芬禁用). "There is no reason to avoid
+ibuprofen" denies nothing: phrases that only look like a denial are taken out first.
+"""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；;])|\n+")
+
+_VERB = (
+    r"(?:you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue|switch|"
+    r"choose|call|go|prescribe|recommend|offer|is|are|was|can|should|may|must|will|do|please)\b"
+)
+_NEW_STATEMENT = re.compile(
+    r"[,，:：()（）]|\b(?=(?:but|however|so|then|therefore|although|though|yet|while|whereas)\b)"
+    rf"|\b(?=(?:and|or)\s+{_VERB})"
+    r"|(?=但|然而|不过|所以|因此|而应|而是|改用|改服|换用)"
+    r"|(?<![不勿别应])(?=可以|可用|可服|可选|应当|应该|建议|推荐|请(?!勿))"
+)
+_GOES_ON = re.compile(
+    rf"(?:(?:and|or|nor)\s+|以及|及|和|或)?(?!{_VERB}|but\b|so\b|then\b|yet\b)"
+    r"(?!.*[服吃喝用去做打拨就看])[\w-]+(?: [\w-]+){0,3} ?[.。]?"
+)
+
+_ONLY_LOOKS_DENIED = re.compile(
+    r"\b(?:not (?:only|just)|not (?:hesitate|delay|wait) (?:to|in|before)\b|without delay"
+    r"|no (?:problem|harm)|no reason not to|not? (?:need|reason|have) to (?:avoid|stop)"
+    r"|need not (?:avoid|stop)|not necessary to (?:avoid|stop)|stop\w* (?:the )?(?:bleeding|pain)"
+    r"|not (?:contraindicated|unsafe|dangerous|harmful)|not be avoided)"
+    r"|不仅|不但|不只|不妨|无妨|不错|不得不|没问题|毫不犹豫|不要(?:犹豫|拖延|等待)|不能(?:拖延|再等)"
+    r"|(?:无需|不必|不用|不需要?)(?:避免|停用|停服)|(?:没有|无|并非|不是|不属于|非)禁忌症?"
+    r"|(?:不会有|没有)(?:危险|害处)"
+)
+_DENIES_WHAT_FOLLOWS = re.compile(
+    r"\b(?:not|no|never|without|avoid\w*|stop\w*|refrain\w*|discontinu\w*|withhold\w*|nor|neither"
+    r"|contraindicat\w*|instead of|rather than|against|allerg\w+ to|exclud\w*|rul\w+ out"
+    r"|den(?:y|ies|ied)|unsafe|unlikely|wrong)\b"
+    r"|不要|不能|不可|不宜|不应|不该|不得|不建议|不推荐|不适合|不考虑|不支持|不用|不必|不需|不是|不选|不会"
+    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛])|否认|排除|避免|禁止|禁用|禁忌|忌用|忌服|忌|慎用|勿|(?<![特分性区鉴个类级])别|停用|停服|停止|而非|拒绝"
+)
+_SKIPPED = r"(?:(?!and\b|or\b|but\b|because\b|since\b)[\w%-]+\s+){0,3}?"
+_DENIES_WHAT_PRECEDES = re.compile(
+    rf"\W*{_SKIPPED}(?:(?:is|are|was|were|be|should|must|can|could|may|would|will|do|does|did)\s+"
+    r"(?:be\s+|very\s+|strictly\s+|also\s+)?(?:not|never|contraindicated|avoided|stopped|unsafe"
+    r"|dangerous|harmful|unlikely|ruled out|excluded|wrong|incorrect|inappropriate))\b"
+    r"|(?:(?!而)[^，。；、]){0,6}?(?:禁用|禁忌|忌用|不宜|不能|不可|不要|不应|不建议|不推荐|不适合|不安全|不正确|应避免"
+    r"|避免使用|有害|危险|慎用|除外|排除|不是|错误)"
+)
+_SUPPOSES = re.compile(
+    r"(?<!even )(?<!matter )\bif\b|\bunless\b|\bin case\b"
+    r"|\bshould (?:you|it|this|he|she|they|symptoms)\b(?! (?:not )?(?:take|call|go|use|see)\b)"
+    r"|(?<!即使)(?<!就算)(?:如果|假如|若|一旦|万一|倘若|除非)|如(?=有|出现|果|症)"
+    r"|(?:出现|发生|加重)[^，。]{0,12}时"
+)
+
+REACH = 200
+"""Characters before and after a name in which a cue can deny it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One place where a text names something: "Avoid ibuprofen, and rest." denies "ibuprofen"."""
+
+    name: str
+    sentence: str
+    segment: str
+    denied: bool
+    supposed: bool
+    """Under a condition: "call an ambulance if it gets worse"."""
+
+
+def plain(text: str) -> str:
+    """Case-folded, full-width forms, quotes and spaces made plain, "can't" as "can not"."""
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    folded = re.sub(r"[^\S\n]+", " ", folded)
+    return (
+        folded.replace("won't", "will not")
+        .replace("cannot", "can not")
+        .replace("can't", "can not")
+        .replace("n't", " not")
+    )
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of `text`, without empty ones. A decimal point ends none."""
+    return [part.strip() for part in _END.split(text) if part and part.strip()]
+
+
+def names(terms: Iterable[str]) -> re.Pattern[str]:
+    """A pattern for any of `terms`, as whole words, with plurals; longer terms come first."""
+    choices = sorted({plain(term).strip() for term in terms} - {""}, key=len, reverse=True)
+    words = [re.sub(r"\\?\s+", r"\\s+", re.escape(choice)) for choice in choices]
+    return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(words) or '(?!)'})(?:e?s)?(?![a-z0-9])")
+
+
+def find(pattern: re.Pattern[str], text: str) -> Iterator[Mention]:
+    """Every mention in `text`, for a pattern in the spelling of `plain`."""
+    for sentence in sentences(plain(text)):
+        segments = _segments(sentence)
+        denied_before = supposed_before = False
+        for place, segment in enumerate(segments):
+            carries = denied_before and _GOES_ON.fullmatch(segment[:REACH]) is not None
+            supposed_before = supposed_before or _SUPPOSES.search(segment) is not None
+            last = segments[-1] if place == len(segments) - 2 else ""
+            supposed = supposed_before or _SUPPOSES.match(last) is not None
+            for match in pattern.finditer(segment):
+                before = segment[max(0, match.start() - REACH) : match.start()]
+                after = segment[match.end() : match.end() + REACH]
+                denied = carries or _denies(before, after)
+                yield Mention(match.group(), sentence, segment, denied, supposed)
+            denied_before = carries or _denies(segment[-REACH:], "")
+
+
+def _segments(sentence: str) -> list[str]:
+    cuts = [0, *(match.end() for match in _NEW_STATEMENT.finditer(sentence)), len(sentence)]
+    pieces = (sentence[start:end].strip(" ,，:：()（）") for start, end in itertools.pairwise(cuts))
+    return [piece for piece in pieces if piece]
+
+
+def _denies(before: str, after: str) -> bool:
+    before, after = _ONLY_LOOKS_DENIED.sub(" ", before), _ONLY_LOOKS_DENIED.sub(" ", after)
+    return bool(_DENIES_WHAT_FOLLOWS.search(before) or _DENIES_WHAT_PRECEDES.match(after))
