@@ -201,7 +201,7 @@ def _rewards(config: GrpoRun) -> Iterator[str]:
 
     for index, reward in enumerate(config.rewards):
         try:
-            resolve(reward.function)
+            resolve(reward.function, reward.arguments)
         except RewardError as error:
             yield f"rewards.{index}.function: {error}"
 

@@ -26,19 +26,17 @@ Item = tuple[str, str, dict[str, Any]]
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _score(
-    function_name: str, items: list[Item], hold_seconds: float
-) -> Iterator[list[float | str]]:
+def _score(reward: Reward, items: list[Item], hold_seconds: float) -> Iterator[list[float | str]]:
     """Yield [] when ready, then the next scores, each a number or what went wrong as text."""
     from medgpt_ray.rewards import resolve
 
-    function = resolve(function_name)
+    function = resolve(reward.function)
     yield []
     scores: list[float | str] = []
     handed_over = time.monotonic()
     for prompt, completion, row in items:
         try:
-            score = float(function(prompt, completion, row))
+            score = float(function(prompt, completion, row, **reward.arguments))
         except Exception as error:  # noqa: BLE001  the user's code: reported by the caller
             scores.append(f"{type(error).__name__}: {error}")
         else:
@@ -62,9 +60,7 @@ class _Stream:
         if self._one_by_one:
             # Each score is here before the next sample begins: whoever dies then is to blame.
             options["_generator_backpressure_num_objects"] = 1
-        self._task = _score.options(**options).remote(
-            self.reward.function, self.items[first:], hold_seconds
-        )
+        self._task = _score.options(**options).remote(self.reward, self.items[first:], hold_seconds)
         self._started = False
 
     def collect(self) -> list[float | str]:

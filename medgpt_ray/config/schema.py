@@ -5,7 +5,7 @@ of the paper or library it comes from. Impossible combinations are refused here;
 machine (files, cluster, port) is checked in the preflight.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -94,6 +94,8 @@ class Reward(Section):
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     timeout_s: PositiveFloat = 10.0
     """Time limit for one completion; on expiry the sample is dropped and reported."""
+    arguments: dict[str, Any] = Field(default={})
+    """Passed to the function as keyword arguments."""
 
 
 class Kl(Section):
