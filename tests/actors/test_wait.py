@@ -78,3 +78,18 @@ def test_scores_of_shipped_rewards_come_in_order_and_weighted() -> None:
     assert [[sample.reward for sample in group] for group in scored] == [[2.5, 0.0]] * 40
     assert scored[7][0].prompt.id == "f:7"
     assert scored[7][0].reward_parts == {"token_f1": 1.0, "exact_match": 1.0}
+
+
+def test_arguments_of_a_reward_reach_its_function() -> None:
+    from medgpt_ray.actors.rewards import score_completions
+
+    prompt = Prompt("f:1", ({"role": "user", "content": "dose?"},), (1,), {})
+    answer = Completion("f:1", 0, (5,), (-1.0,), "take 5 mg", "stop", (VersionSpan(0, 0, 1),))
+    function = "medgpt_ray.rewards.form:regex_match"
+    scores = [
+        score_completions(
+            [Reward(function=function, arguments={"pattern": pattern})], [prompt], [[answer]]
+        )[0][0].reward
+        for pattern in (r"take \d mg", r"\d tablets")
+    ]
+    assert scores == [1.0, 0.0]
