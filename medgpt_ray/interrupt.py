@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(BaseException):
@@ -29,6 +30,34 @@ def interruptible() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def finishing(seconds: dict[signal.Signals, float]) -> Iterator[None]:
+    """Inside the block, within `interruptible`, a signal waits for the end of the block, but only
+    so many `seconds`: what has begun is finished rather than lost.
+    """
+    first: list[int] = []
+
+    def hold(number: int, _: FrameType | None) -> None:
+        if not first:
+            first.append(number)
+            signal.setitimer(signal.ITIMER_REAL, seconds[signal.Signals(number)])
+
+    def too_late(_: int, frame: FrameType | None) -> None:
+        before[signal.Signals(first[0])](first[0], frame)
+
+    before: dict[signal.Signals, Any] = {each: signal.signal(each, hold) for each in seconds}
+    alarm = signal.signal(signal.SIGALRM, too_late)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_IGN if first else handler)
+    if first:
+        before[signal.Signals(first[0])](first[0], None)
 
 
 @contextmanager

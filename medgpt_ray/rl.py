@@ -9,7 +9,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from medgpt_ray.algos.advantages import zero_variance_groups
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.evaluate import before_and_after, evaluate
-from medgpt_ray.interrupt import Interrupted, interruptible
+from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.step_metrics import average, failure_line, per_token, sample_metrics
@@ -87,6 +87,11 @@ STOPS = (RunFailed, Interrupted, WeightAuditError, RunDirectoryError, OSError)
 """How a run ends that does not finish: told in one message, without a traceback."""
 
 
+FINISH_AFTER_CTRL_C_S, SAVE_AFTER_CTRL_C_S = 2.5, 5.0
+"""After Ctrl-C a user waits for the prompt: for an update to end, then for a checkpoint. After
+SIGTERM the scheduler sets the limit."""
+
+
 class Controller:
     """Draws prompts, keeps the staleness bound, and tells every role what to do next."""
 
@@ -123,9 +128,10 @@ class Controller:
                 began = time.monotonic()
                 self._launch(flying)
                 groups = self._generate(flying)
-                metrics, samples = self._learn(groups)
-                self._step_done()
-                self._record(metrics, samples, time.monotonic() - began)
+                with self._unbroken():
+                    metrics, samples = self._learn(groups)
+                    self._step_done()
+                    self._record(metrics, samples, time.monotonic() - began)
                 self._sync()
                 self._evaluate_and_checkpoint()
         except Interrupted as stop:
@@ -276,7 +282,8 @@ class Controller:
         self._evaluate()
         new_best = config.checkpoint.keep_best and self.best and self.best[1] == self.step
         if last or new_best or self.step % config.checkpoint.every_steps == 0:
-            self._checkpoint(config.deadlines.checkpoint)
+            with self._unbroken():
+                self._checkpoint(config.deadlines.checkpoint)
 
     def _evaluate(self) -> None:
         """At the start, at the end and every so many steps, unless a resumed run did it before."""
@@ -322,11 +329,9 @@ class Controller:
         self.times["checkpoint"] = time.monotonic() - started
 
     def _save_on_interrupt(self, stop: Interrupted) -> None:
-        """In the middle of an update there is nothing whole to save: the last checkpoint stands.
-
-        After Ctrl-C a user waits for the prompt; after SIGTERM the scheduler sets the limit.
-        """
-        seconds = 7.0 if stop.signal == signal.SIGINT else self.config.deadlines.checkpoint
+        """In the middle of an update there is nothing whole to save: the last checkpoint stands."""
+        patient = stop.signal == signal.SIGTERM
+        seconds = self.config.deadlines.checkpoint if patient else SAVE_AFTER_CTRL_C_S
         if not self.busy and self.step not in self.checkpoints.complete():
             self.console.notice(f"{stop}: saving a checkpoint after step {self.step}")
             try:
@@ -344,6 +349,11 @@ class Controller:
         if self.heldout:
             self.console.notice(before_and_after(self.run_directory))
         self.console.notice(f"model: {self.run_directory.model}\nreport: {report}")
+
+    def _unbroken(self) -> AbstractContextManager[None]:
+        """An update, or a checkpoint, is finished before the run stops, if it is soon done."""
+        patience = self.config.deadlines.learn
+        return finishing({signal.SIGINT: FINISH_AFTER_CTRL_C_S, signal.SIGTERM: patience})
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

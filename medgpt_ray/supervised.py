@@ -68,8 +68,7 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
         stack.enter_context(ray_cluster(config.cluster))
         monitor = Monitor.remote()
         job = Job(config, data.recipe, data.sources, data.validation, str(path), monitor)
-        log = MetricsLog(run, config.tensorboard, (done if checkpoint else -1) if resume else None)
-        session = Session(config, run, console, log, monitor)
+        session = Session(config, run, console, monitor)
         stack.callback(session.close)
         session.follow(_trainer(job))
         session.finish()
@@ -138,11 +137,11 @@ class Session:
         config: SupervisedRun,
         run: RunDirectory,
         console: Console,
-        log: MetricsLog,
         monitor: Any,
     ) -> None:
-        self.config, self.run, self.console = config, run, console
-        self.log, self.monitor = log, monitor
+        self.config, self.run, self.console, self.monitor = config, run, console, monitor
+        self.log: MetricsLog | None = None
+        """From the start of the workers on, who say after which step they go on."""
         self.limit = config.start_timeout_s
         self.phase = "start of the workers"
         self.deaths: list[str] = []
@@ -214,7 +213,7 @@ class Session:
             self._step(*what)
         elif name == "validation":
             step, metrics = what
-            self.log.log(step, metrics)
+            self._log(step, metrics)
             self.console.validation(step, metrics)
         elif name == "notice":
             self.console.notice(what)
@@ -226,17 +225,25 @@ class Session:
         elif name in ("done", "stopped"):
             self.ended = name
 
-    def _started(self, step: int) -> None:
-        """The workers begin after `step`; what a group that died had learned since is dropped."""
+    def _started(self, step: int | None) -> None:
+        """The workers go on after `step`, or begin; what others had learned since is dropped.
+
+        Only they know which checkpoint it is: the workers of a driver that was killed may have
+        completed one more after the next driver looked.
+        """
         self.limit = self.config.step_timeout_s
-        if self.deaths or step:
-            self.log.close()
-            self.log = MetricsLog(self.run, self.config.tensorboard, step)
+        self._close_log()
+        self.log = MetricsLog(self.run, self.config.tensorboard, -1 if step is None else step)
+        if step is not None:
             self.console.notice(f"going on after step {step}")
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        assert self.log is not None
+        self.log.log(step, metrics)
 
     def _step(self, step: int, metrics: dict[str, float]) -> None:
         self.phase = f"step {step + 1}"
-        self.log.log(step, metrics)
+        self._log(step, metrics)
         self.console.expect(self.config.steps or round(step / max(metrics["progress"], 1e-9)))
         self.console.step(step, metrics)
 
@@ -248,6 +255,10 @@ class Session:
         report = write_report(self.run)
         self.console.notice(f"model: {self.run.model}\nreport: {report}")
 
+    def _close_log(self) -> None:
+        if self.log is not None:
+            self.log.close()
+
     def close(self) -> None:
-        self.log.close()
+        self._close_log()
         shutil.rmtree(self.run.path / "ray_train", ignore_errors=True)

@@ -299,7 +299,7 @@ class TrainWorker:
             self.best = tuple(state["best"]) if state["best"] else None
             if self.stream is not None:
                 self.stream.restore(state["stream"])
-        self.tell("started", self.step)
+        self.tell("started", self.step if checkpoint else None)
 
     def _stream(self, recipe: Recipe | None = None, epochs: float | None = None) -> Stream:
         """The stream of the run, or of so many passes by another recipe."""

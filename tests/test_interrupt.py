@@ -1,0 +1,55 @@
+"""Signals that wait for the end of a block, or do not."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from medgpt_ray.interrupt import Interrupted, finishing, interruptible
+
+PATIENCE = {signal.SIGINT: 0.2, signal.SIGTERM: 30.0}
+
+
+def test_a_block_is_finished_before_the_stop() -> None:
+    done = []
+
+    def work() -> None:
+        with finishing(PATIENCE):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+            done.append("block")
+        done.append("more")
+
+    with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):
+        work()
+    assert done == ["block"]
+
+
+def test_a_long_block_is_broken_off() -> None:
+    def work() -> None:
+        with finishing(PATIENCE):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(20)
+
+    began = time.monotonic()
+    with interruptible(), pytest.raises(Interrupted, match="SIGINT"):
+        work()
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+def test_the_clean_up_after_a_signal_is_not_disturbed() -> None:
+    with interruptible():
+        with pytest.raises(Interrupted), finishing(PATIENCE):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # the impatient second one
+
+
+def test_without_a_signal_all_is_as_before() -> None:
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGALRM)]
+    with interruptible():
+        with finishing(PATIENCE):
+            pass
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGALRM)] == handlers
