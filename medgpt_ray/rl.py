@@ -25,7 +25,7 @@ from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.algos.advantages import zero_variance_groups
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.data.prompts import PromptSource, read_prompts
-from medgpt_ray.evaluate import before_and_after, evaluate
+from medgpt_ray.heldout import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
 from medgpt_ray.models.packing import Sequence
