@@ -86,6 +86,41 @@ def train(
 
 
 @app.command()
+def submit(
+    config: Annotated[str | None, typer.Argument(help="As of train, in this directory.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster: http://HEAD:8265."),
+    ] = "http://127.0.0.1:8265",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="As of train, there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="As of train, there.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it, print its id.")] = False,
+    status: Annotated[str | None, typer.Option(metavar="JOB", help="Tell how it is.")] = None,
+    follow: Annotated[str | None, typer.Option(metavar="JOB", help="Print its log.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="JOB", help="Stop it, saving.")] = None,
+) -> None:
+    """Train as CONFIG says as a job of a Ray cluster; with JOB, ask about one.
+
+    The exit status is the job's. Ctrl-C leaves the job running; on a terminal it asks first. Where
+    the cluster wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH.
+    """
+    if sum(each is not None for each in (config, status, follow, stop)) != 1:
+        raise typer.BadParameter("give one of CONFIG, --status, --follow and --stop")
+    from medgpt_ray import submit as verb
+
+    with _refusals():
+        if config:
+            flags = [*["--dry-run"] * dry_run, *["--resume"] * resume]
+            raise typer.Exit(verb.run(config, overrides or [], flags, address, detach))
+        client = verb.connect(address)
+        if status:
+            verb.status(client, status)
+        else:
+            raise typer.Exit(verb.follow(client, follow) if follow else verb.stop(client, stop))
+
+
+@app.command()
 def presets() -> None:
     """List the configurations that come with medgpt."""
     from rich.console import Console
