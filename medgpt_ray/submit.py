@@ -36,8 +36,8 @@ STOP_MARGIN_S = 30.0
 KILLED_AFTER = "RAY_JOB_STOP_WAIT_TIME_S"
 """Ray kills a job so long after it asked it to stop, and 3 s do not write a checkpoint."""
 
-NOT_SHIPPED = "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", ".git,.venv,venv,__pycache__"
-"""Besides what .gitignore and .rayignore name. Ray's own default, of which it warns."""
+NOT_SHIPPED = [".git", ".venv", "venv", "__pycache__"]
+"""Besides what .gitignore and .rayignore name: Ray's own default, of which it would warn."""
 
 
 class SubmitError(PreflightError):
@@ -118,12 +118,12 @@ def submit(client: Client, file: Path, loaded: Loaded, arguments: Sequence[str])
     Returns the job's id."""
     path = file.resolve().relative_to(Path.cwd())
     command = ["python", "-m", "medgpt_ray.cli", "train", str(path), *arguments]
-    os.environ.setdefault(*NOT_SHIPPED)
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
     environment = {KILLED_AFTER: str(round(_last_update_s(loaded)))}
     try:
         return client.submit_job(
             entrypoint=f"exec {shlex.join(command)}",
-            runtime_env={"working_dir": ".", "env_vars": environment},
+            runtime_env={"working_dir": ".", "excludes": NOT_SHIPPED, "env_vars": environment},
             metadata={"medgpt": f"{loaded.config.stage} {path} -> {loaded.config.output_dir}"},
         )
     except (OSError, RuntimeError, ValueError) as error:

@@ -109,46 +109,41 @@ def places(plan: Plan) -> dict[str, list[Node]] | None:
 
 
 def unshared(paths: Mapping[str, Path], folder: Path) -> Iterator[str]:
-    """What other nodes do not see of this one's files, as problems by the key that names them.
+    """What a node does not see of this one's files, as problems by the key that names them.
 
     `folder` is where the run will write: a file is put there for a moment for the others to find.
     """
-    own = ray.get_runtime_context().get_node_id()
-    others = [node for node in alive().values() if node.id != own]
-    if not others:
-        return
     mark = folder.resolve() / f".medgpt-{uuid.uuid4().hex}"
     mark.touch()
+    wanted = {"output_dir": mark, **paths}
     try:
-        wanted = {"output_dir": mark, **paths}
-        missing = _missing_on(others, list(wanted.values()))
+        missing = _missing(list(alive().values()), list(wanted.values()))
     except RunFailed as failure:
         yield str(failure)
         return
     finally:
         mark.unlink()
     for key, path in wanted.items():
-        blind = ", ".join(str(node) for node in others if path in missing[node.id])
+        blind = ", ".join(str(node) for node, absent in missing.items() if path in absent)
         if blind:
-            what = f"what is written to {folder}" if key == "output_dir" else str(path)
-            yield (
-                f"{key}: node {blind} does not see {what}: a run on several nodes needs a file "
-                "system that all of them share, mounted under one path"
-            )
+            what = f"what is written to {folder}" if path == mark else str(path)
+            fix = "mount one file system on all nodes, under the same path"
+            if not path.is_absolute():
+                fix = f"its processes start in another directory: name an absolute path, or {fix}"
+            yield f"{key}: node {blind} does not see {what}: {fix}"
 
 
-def _missing_on(nodes: Sequence[Node], paths: Sequence[Path]) -> dict[str, list[Path]]:
+def _missing(nodes: Sequence[Node], paths: Sequence[Path]) -> dict[Node, list[Path]]:
     looking = {
-        node.id: _missing.options(
+        f"node {node}": _absent.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
         ).remote(paths)
         for node in nodes
     }
-    named = {f"node {node}": looking[node.id] for node in nodes}
-    answers = wait(named, LOOKING_S, "looking for the files of the run on every node")
-    return {node.id: answers[f"node {node}"] for node in nodes}
+    answers = wait(looking, LOOKING_S, "looking for the files of the run on every node")
+    return {node: answers[f"node {node}"] for node in nodes}
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _missing(paths: Sequence[Path]) -> list[Path]:
+def _absent(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if not path.exists()]
