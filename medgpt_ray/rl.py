@@ -30,9 +30,10 @@ from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.step_metrics import average, failure_line, per_token, sample_metrics
+from medgpt_ray.tracking.alarms import Alarms
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
-from medgpt_ray.tracking.metrics import MetricsLog
+from medgpt_ray.tracking.metrics import MetricsLog, read_metrics
 from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 from medgpt_ray.tracking.samples import write_samples
@@ -108,6 +109,8 @@ class Controller:
         self.console, self.log, self.prompts = console, log, prompts
         self.algorithm = ALGORITHMS[config.algorithm.name](config.algorithm)
         self.checkpoints = Checkpoints(run.checkpoints)
+        self.alarms = Alarms()
+        self.alarms.replay(read_metrics(run.metrics))
         self.heldout: list = []
         self.step = 0
         """Steps done, which is also the policy version."""
@@ -268,11 +271,13 @@ class Controller:
         metrics["tokens_per_s/generate"] = metrics["tokens/generated"] / times["generate"]
         metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / times["learn"]
         metrics["policy_version"] = float(self.step)
+        raised = self.alarms.watch(self.step, metrics)
+        metrics["alarms"] = self.alarms.active
         write_samples(self._samples_file(), samples)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
-        if metrics["advantage/abs_mean"] == 0:
-            self.console.notice(f"step {self.step}: no group has any variance in its rewards")
+        for alarm in raised:
+            self.console.notice(f"ALARM, step {alarm.step}: {alarm.what}: {alarm.detail}")
 
     def _samples_file(self) -> Path:
         return self.run_directory.samples_file(self.step)
