@@ -58,6 +58,9 @@ def train(
 
     with _refusals():
         loaded = load(locate(config), overrides or [])
+    if loaded.config.stage == "pipeline":
+        _pipeline(loaded, dry_run, resume)
+        return
     from medgpt_ray import preflight
 
     if dry_run:
@@ -71,18 +74,26 @@ def train(
     with _refusals():
         preflight.check(loaded.config, resume)
     if not dry_run:
-        from medgpt_ray.interrupt import Interrupted
-
         if loaded.config.stage == "grpo":
             from medgpt_ray import rl as verb
         else:
             from medgpt_ray import supervised as verb
-        try:
+        with _stops(verb.STOPS, f"logs of every role: {loaded.config.output_dir}/logs"):
             verb.train(loaded.config, loaded.source, resume)
-        except verb.STOPS as stop:
-            print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
-            print(f"logs of every role: {loaded.config.output_dir}/logs", file=sys.stderr)
-            raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None
+
+
+def _pipeline(loaded: Any, dry_run: bool, resume: bool) -> None:
+    from medgpt_ray import pipeline
+
+    with _refusals():
+        if dry_run:
+            from rich.console import Console
+
+            pipeline.describe(loaded, Console())
+            pipeline.check(loaded, resume)
+            return
+        with _stops(pipeline.STOPS, f"each stage has logs/ in {loaded.config.output_dir}"):
+            pipeline.train(loaded, resume)
 
 
 @app.command()
@@ -305,6 +316,18 @@ def _known(value: str, known: Iterable[str], option: str) -> None:
     if value not in known:
         print(f"{option}: {value!r} is none of {', '.join(known)}", file=sys.stderr)
         raise typer.Exit(2)
+
+
+@contextmanager
+def _stops(stops: tuple[type[BaseException], ...], logs: str) -> Iterator[None]:
+    """Tell in one message how a run ended that did not finish, and exit with 1, or 130."""
+    from medgpt_ray.interrupt import Interrupted
+
+    try:
+        yield
+    except stops as stop:
+        print(f"{type(stop).__name__}: {stop}\n{logs}", file=sys.stderr)
+        raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None
 
 
 @contextmanager
