@@ -59,6 +59,9 @@ def train(
 
     with _refusals():
         loaded = load(locate(config), overrides or [])
+    if loaded.config.stage == "pipeline":
+        _pipeline(loaded, dry_run, resume)
+        return
     from medgpt_ray import preflight
 
     if dry_run:
@@ -72,18 +75,61 @@ def train(
     with _refusals():
         preflight.check(loaded.config, resume)
     if not dry_run:
-        from medgpt_ray.interrupt import Interrupted
-
         if loaded.config.stage in RL_STAGES:
             from medgpt_ray import rl as verb
         else:
             from medgpt_ray import supervised as verb
-        try:
+        with _stops(verb.STOPS, f"logs of every role: {loaded.config.output_dir}/logs"):
             verb.train(loaded.config, loaded.source, resume)
-        except verb.STOPS as stop:
-            print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
-            print(f"logs of every role: {loaded.config.output_dir}/logs", file=sys.stderr)
-            raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None
+
+
+def _pipeline(loaded: Any, dry_run: bool, resume: bool) -> None:
+    from medgpt_ray import pipeline
+
+    with _refusals():
+        if dry_run:
+            from rich.console import Console
+
+            pipeline.describe(loaded, Console())
+            pipeline.check(loaded, resume)
+            return
+        with _stops(pipeline.STOPS, f"each stage has logs/ in {loaded.config.output_dir}"):
+            pipeline.train(loaded, resume)
+
+
+@app.command()
+def submit(
+    config: Annotated[str | None, typer.Argument(help="As of train, in this directory.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster: http://HEAD:8265."),
+    ] = "http://127.0.0.1:8265",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="As of train, there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="As of train, there.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it, print its id.")] = False,
+    status: Annotated[str | None, typer.Option(metavar="JOB", help="Tell how it is.")] = None,
+    follow: Annotated[str | None, typer.Option(metavar="JOB", help="Print its log.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="JOB", help="Stop it, saving.")] = None,
+) -> None:
+    """Train as CONFIG says as a job of a Ray cluster; with JOB, ask about one.
+
+    The exit status is the job's. Ctrl-C leaves the job running; on a terminal it asks first. Where
+    the cluster wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH.
+    """
+    if sum(each is not None for each in (config, status, follow, stop)) != 1:
+        raise typer.BadParameter("give one of CONFIG, --status, --follow and --stop")
+    from medgpt_ray import submit as verb
+
+    with _refusals():
+        if config:
+            flags = [*["--dry-run"] * dry_run, *["--resume"] * resume]
+            raise typer.Exit(verb.run(config, overrides or [], flags, address, detach))
+        client = verb.connect(address)
+        if status:
+            verb.status(client, status)
+        else:
+            raise typer.Exit(verb.follow(client, follow) if follow else verb.stop(client, stop))
 
 
 @app.command()
@@ -271,6 +317,18 @@ def _known(value: str, known: Iterable[str], option: str) -> None:
     if value not in known:
         print(f"{option}: {value!r} is none of {', '.join(known)}", file=sys.stderr)
         raise typer.Exit(2)
+
+
+@contextmanager
+def _stops(stops: tuple[type[BaseException], ...], logs: str) -> Iterator[None]:
+    """Tell in one message how a run ended that did not finish, and exit with 1, or 130."""
+    from medgpt_ray.interrupt import Interrupted
+
+    try:
+        yield
+    except stops as stop:
+        print(f"{type(stop).__name__}: {stop}\n{logs}", file=sys.stderr)
+        raise typer.Exit(130 if isinstance(stop, Interrupted) else 1) from None
 
 
 @contextmanager

@@ -1,17 +1,29 @@
 """What a run would do, in words, for `medgpt train CONFIG --dry-run`: the sections of all stages.
 
 `dry_run_rl` and `dry_run_supervised` put them in order, with the batch and the rows between them.
-Nothing is started. A section that cannot be shown says why, and the rest is printed all the same.
+Nothing is started; a cluster that is up is asked for the places of the roles, which are given back
+at once. A section that cannot be shown says why, and the rest is printed all the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medgpt_ray.actors.plan import GIB, MIB, Memory, ModelFacts, PlanError, Role, plan, width
+from medgpt_ray.actors.nodes import ClusterError, Node, cluster_address, connected, places
+from medgpt_ray.actors.plan import (
+    GIB,
+    MIB,
+    Memory,
+    ModelFacts,
+    Plan,
+    PlanError,
+    Role,
+    plan,
+    width,
+)
 from medgpt_ray.config.document import to_yaml
 from medgpt_ray.config.loader import Loaded
 from medgpt_ray.config.run import RunConfig
@@ -40,12 +52,33 @@ def placement(
         console.print(cannot_be_shown(error), soft_wrap=True)
         return
     console.print(_roles(config, planned.roles))
+    if address := cluster_address(config.cluster):
+        console.print(Text("\n".join(_nodes(address, planned))), soft_wrap=True)
     total = sum(role.workers * role.memory.total for role in planned.roles)
     text = (
         f"Model: {facts.parameters:,} parameters. In all: {planned.cpus:g} CPUs, "
         f"{planned.gpus:g} GPUs, about {_gib(total)} (estimates, without what the libraries take)."
     )
     console.print(Text(text + note(facts)), soft_wrap=True)
+
+
+def _nodes(address: str, planned: Plan) -> Iterator[str]:
+    """Node by node, the workers that Ray would put there now."""
+    try:
+        with connected(address):
+            found = places(planned)
+    except ClusterError as error:
+        yield f"Nodes: cannot be shown: {error}"
+        return
+    if found is None:
+        yield f"Nodes: {address} has no room for these roles now."
+        return
+    workers: dict[Node, list[str]] = {}
+    for role, nodes in found.items():
+        for number, node in enumerate(nodes):
+            workers.setdefault(node, []).append(f"{role} {number}")
+    for node, names in workers.items():
+        yield f"Node {node}: {', '.join(names)}"
 
 
 def _roles(config: RunConfig, roles: tuple[Role, ...]) -> Table:

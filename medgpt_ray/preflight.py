@@ -4,15 +4,15 @@ The configuration alone was checked when it was loaded; here it meets the machin
 data, reward functions, the output directory, the cluster, shared memory.
 """
 
-import logging
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medgpt_ray.actors import nodes
+from medgpt_ray.actors.nodes import cluster_address
 from medgpt_ray.actors.plan import (
     GIB,
     MIB,
@@ -26,6 +26,7 @@ from medgpt_ray.actors.plan import (
     without_memory,
 )
 from medgpt_ray.config.loader import ConfigError, load
+from medgpt_ray.config.paths import EVERYWHERE, leaves, named_paths
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
@@ -40,7 +41,6 @@ RESUME_MAY_CHANGE = (
     "cluster",
     "tensorboard",
 )
-CONNECT_TIMEOUT_S = 10.0
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -86,11 +86,16 @@ def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
             f"output_dir: {run.path} already holds a run: continue it with --resume, "
             "or choose another output_dir"
         )
-    parent = next(path for path in (run.path, *run.path.absolute().parents) if path.exists())
+    parent = _existing(run.path)
     if not parent.is_dir():
         yield f"output_dir: {parent} is a file, not a directory"
     elif not os.access(parent, os.W_OK):
         yield f"output_dir: {parent} cannot be written to"
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that there is."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
@@ -98,31 +103,17 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
         yield f"output_dir: {run.path} holds no run to resume: leave --resume out to start one"
         return
     try:
-        before = _leaves(load(run.config).config.model_dump(mode="json"))
+        before = leaves(load(run.config).config.model_dump(mode="json"))
     except ConfigError as error:
         yield from error.problems
         return
-    now = _leaves(config.model_dump(mode="json"))
+    now = leaves(config.model_dump(mode="json"))
     for key in dict.fromkeys([*now, *before]):
         if now.get(key) != before.get(key) and key.split(".")[0] not in RESUME_MAY_CHANGE:
             yield (
                 f"{key}: is {now.get(key)!r}, but the run in {run.path} began with "
                 f"{before.get(key)!r}: put that back, or choose another output_dir"
             )
-
-
-def _leaves(values: Any, key: str = "") -> dict[str, Any]:
-    """Nested sections and lists as one dict of dotted keys."""
-    if isinstance(values, dict):
-        items = list(values.items())
-    elif isinstance(values, list):
-        items = list(enumerate(values))
-    else:
-        return {key: values}
-    flat: dict[str, Any] = {}
-    for name, value in items:
-        flat |= _leaves(value, f"{key}.{name}".lstrip("."))
-    return flat
 
 
 def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
@@ -241,8 +232,8 @@ def _scorers(config: RlRun) -> Iterator[str]:
 
 def _resources(config: RunConfig) -> Iterator[str]:
     planned = without_memory(config)
-    if address := _address(config):
-        yield from _cluster(address, planned)
+    if address := cluster_address(config.cluster):
+        yield from _cluster(address, config, planned)
         return
     cpus = config.cluster.cpus or os.cpu_count() or 1
     place = "cluster.cpus says" if config.cluster.cpus else "this machine has"
@@ -269,7 +260,7 @@ def _deepspeed(config: RunConfig) -> Iterator[str]:
 
 
 def _memory(config: RlRun, facts: ModelFacts) -> Iterator[str]:
-    if not _address(config) and config.sync.backend == "shm":
+    if not cluster_address(config.cluster) and config.sync.backend == "shm":
         yield from _shared_memory(sync_buffer_bytes(config, facts))
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     needed = longest * kv_bytes_per_token(config, facts)
@@ -278,11 +269,6 @@ def _memory(config: RlRun, facts: ModelFacts) -> Iterator[str]:
             f"rollout.kv_cache_gib: {config.rollout.kv_cache_gib} GiB do not hold one sequence of "
             f"{longest} tokens, which takes {needed / GIB:.3f} GiB"
         )
-
-
-def _address(config: RunConfig) -> str | None:
-    """The cluster to connect to; inside `ray job submit` that of the job."""
-    return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 def _too_many(planned: Plan, resource: str, available: float, place: str) -> Iterator[str]:
@@ -297,24 +283,44 @@ def _too_many(planned: Plan, resource: str, available: float, place: str) -> Ite
         )
 
 
-def _cluster(address: str, planned: Plan) -> Iterator[str]:
+def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
     import ray
-    from ray.exceptions import RayError
 
     try:
-        host, colon, port = address.rpartition("://")[2].rpartition(":")
-        if colon:  # ray itself waits much longer for a host that does not answer
-            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        yield f"cluster.address: {address} cannot be reached: {error}"
-        return
+        with nodes.connected(address):
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            few = [
+                *_too_many(planned, "cpus", resources.get("CPU", 0), "the cluster has"),
+                *_too_many(planned, "gpus", resources.get("GPU", 0), "the cluster has"),
+            ]
+            yield from few
+            yield from nodes.unshared(_shared_paths(config), _existing(Path(config.output_dir)))
+            if isinstance(config, RlRun) and config.sync.backend == "shm" and not few:
+                yield from _one_host(planned)
+    except nodes.ClusterError as error:
+        yield f"cluster.address: {error}"
+
+
+def _shared_paths(config: RunConfig) -> dict[str, Path]:
+    """What workers on any node open, by key; what is not even here is another problem."""
+    from medgpt_ray.models.load import ModelError, resolve_model
+
+    paths = {key: Path(path) for key, path in named_paths(config, EVERYWHERE).items()}
     try:
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    finally:
-        ray.shutdown()
-    yield from _too_many(planned, "cpus", resources.get("CPU", 0), "the cluster has")
-    yield from _too_many(planned, "gpus", resources.get("GPU", 0), "the cluster has")
+        paths["model.path"] = resolve_model(config.model.path).resolve()
+    except ModelError:
+        paths.pop("model.path", None)
+    return {key: path for key, path in paths.items() if path.exists()}
+
+
+def _one_host(planned: Plan) -> Iterator[str]:
+    places = nodes.places(planned) or {}
+    hosts = {node.host for role in ("policy", "rollout") for node in places.get(role, [])}
+    if len(hosts) > 1:
+        yield (
+            f"sync.backend: shm works within one host, and the learner and the engines would be on "
+            f"{', '.join(sorted(hosts))}: use gloo, or nccl on GPUs"
+        )
 
 
 def _shared_memory(needed: int) -> Iterator[str]:

@@ -29,9 +29,10 @@ from medgpt_ray.heldout import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
 from medgpt_ray.step_metrics import failure_line, sample_metrics
+from medgpt_ray.tracking.alarms import Alarms
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
-from medgpt_ray.tracking.metrics import MetricsLog
+from medgpt_ray.tracking.metrics import MetricsLog, read_metrics
 from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 from medgpt_ray.tracking.samples import write_samples
@@ -121,6 +122,8 @@ class Controller:
         self.console, self.log, self.prompts = console, log, prompts
         self.algorithm = ALGORITHMS[config.algorithm.name](config.algorithm)
         self.checkpoints = Checkpoints(run.checkpoints)
+        self.alarms = Alarms()
+        self.alarms.replay(read_metrics(run.metrics))
         self.heldout: list = []
         self.step = 0
         """Steps done, which is also the policy version."""
@@ -249,9 +252,7 @@ class Controller:
             self.console.notice(failure_line(sample))
         if not samples:
             raise RunFailed(f"step {self.step + 1}: every reward failed, see the lines above")
-        group = torch.tensor(
-            [n for n, members in enumerate(groups) for s in members if not s.failure]
-        )
+        group = torch.tensor([n for n, g in enumerate(groups) for s in g if not s.failure])
         metrics = sample_metrics(samples, failed, self.step)
         if self.config.algorithm.dynamic_sampling:
             metrics["sampling/rounds"] = float(self.sampling_rounds)
@@ -296,14 +297,13 @@ class Controller:
         metrics["tokens_per_s/generate"] = metrics["tokens/generated"] / times["generate"]
         metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / times["learn"]
         metrics["policy_version"] = float(self.step)
-        write_samples(self._samples_file(), samples)
+        raised = self.alarms.watch(self.step, metrics)
+        metrics["alarms"] = self.alarms.active
+        write_samples(self.run_directory.samples_file(self.step), samples)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
-        if metrics["advantage/abs_mean"] == 0:
-            self.console.notice(f"step {self.step}: no group has any variance in its rewards")
-
-    def _samples_file(self) -> Path:
-        return self.run_directory.samples_file(self.step)
+        for alarm in raised:
+            self.console.notice(f"ALARM, step {alarm.step}: {alarm.what}: {alarm.detail}")
 
     def _evaluate_and_checkpoint(self) -> None:
         config, last = self.config, self.step == self.config.steps

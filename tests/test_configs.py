@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from medgpt_ray.config.loader import load
+from medgpt_ray.config.loader import Loaded, load
 from medgpt_ray.config.presets import FOLDER
+from medgpt_ray.config.stages import expand
 from medgpt_ray.config.supervised import SupervisedData
 
 FILES = sorted(FOLDER.rglob("*.yaml"))
@@ -22,13 +23,23 @@ def test_it_loads(file: Path) -> None:
     assert loaded.source.startswith("# "), "the first comment is the description of the preset"
 
 
+def runs(file: Path) -> list[Loaded]:
+    """What the file describes: a run, or those of a pipeline."""
+    loaded = load(file)
+    if loaded.config.stage == "pipeline":
+        return [stage.loaded for stage in expand(loaded)]
+    return [loaded]
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(FOLDER).as_posix())
-def test_data_that_is_shipped_is_there(file: Path) -> None:
-    data = load(file).config.data
-    if isinstance(data, SupervisedData):
-        paths = [source.path for source in data.train]
-    else:
-        paths = [data.train, *([data.heldout] if data.heldout else [])]
-    for path in paths:
-        if path.startswith("configs/"):
-            assert (FOLDER.parent / path).is_file()
+def test_data_that_is_shipped_is_there(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER.parent)
+    for run in runs(file):
+        data = run.config.data
+        if isinstance(data, SupervisedData):
+            paths = [source.path for source in data.train]
+        else:
+            paths = [data.train, *([data.heldout] if data.heldout else [])]
+        for path in paths:
+            if path.startswith("configs/"):
+                assert (FOLDER.parent / path).is_file()

@@ -1,6 +1,8 @@
 """From a configuration to running actors: Ray, the placement group, every role ready to work."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from medgpt_ray.actors.learner import CriticWorker, LearnerGroup, PolicyWorker
+from medgpt_ray.actors.nodes import cluster_address
 from medgpt_ray.actors.plan import Plan, without_memory
 from medgpt_ray.actors.pool import RolloutPool
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
@@ -52,19 +55,29 @@ def ray_cluster(config: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        # Processes of reward functions outlive the pause between two steps.
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-        cpus = config.cpus or os.cpu_count()
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    with _own_sigterm():
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            # Processes of reward functions outlive the pause between two steps.
+            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+            cpus = config.cpus or os.cpu_count()
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """`ray.init` puts a handler in place that exits at once, saving nothing: ours comes back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medgpt_ray.config.run import RunConfig
+from medgpt_ray.config.run import AnyConfig
 
-ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+ADAPTER: TypeAdapter[AnyConfig] = TypeAdapter(AnyConfig)
 TYPES = {
     "integer": "an integer",
     "number": "a number",

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from medgpt_ray.config import keys
 from medgpt_ray.config.document import COMMAND_LINE, Document
-from medgpt_ray.config.run import RunConfig
+from medgpt_ray.config.run import AnyConfig
 
 
 class ConfigError(ValueError):
@@ -31,7 +31,8 @@ class ConfigError(ValueError):
 class Loaded:
     """A checked configuration and where its values come from."""
 
-    config: RunConfig
+    config: Any
+    """A run of any stage, or a pipeline, as `config.stage` says."""
     source: str
     """The text of the file, without the overrides."""
     origins: Mapping[str, str]
@@ -52,7 +53,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
             or [f"{path}: expected `key: value` lines, found {found} (see `medgpt presets`)"]
         )
     malformed = _apply(overrides, document)
-    config: RunConfig | None = None
+    config: AnyConfig | None = None
     try:
         config = keys.ADAPTER.validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:

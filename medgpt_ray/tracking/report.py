@@ -32,7 +32,7 @@ def write_report(rundir: RunDirectory) -> Path:
     lineage = json.loads(rundir.lineage.read_text(encoding="utf-8"))
     alarms = sorted(page.alarms, key=lambda alarm: alarm.step)
     html = (
-        _templates()
+        templates()
         .get_template(page.template)
         .render(
             name=rundir.path.resolve().name,
@@ -55,7 +55,7 @@ def write_report(rundir: RunDirectory) -> Path:
     return rundir.report
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
     """Escapes every value but the SVG of the curves, which we draw ourselves."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

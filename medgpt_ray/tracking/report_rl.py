@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from medgpt_ray.config.schema import RlRun
+from medgpt_ray.tracking.alarms import NOT_FINITE, Alarms
 from medgpt_ray.tracking.curves import Chart, Line, chart, line
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.metrics import Record
@@ -80,7 +81,7 @@ def page(rundir: RunDirectory, config: RlRun, records: Sequence[Record]) -> Page
         facts={},
         charts=_charts(training, heldout),
         alarms=_alarms(rundir, records),
-        quiet="None: every sample has a score and every number is finite.",
+        quiet="None: every sample has a score, every number is finite, and learning looks sound.",
         values={
             "steps_done": int(max((record["step"] for record in training), default=0)),
             "trained_s": sum(record.get("time/step", 0.0) for record in training),
@@ -224,8 +225,9 @@ def _text(answer: Any) -> str | None:
 
 
 def _alarms(rundir: RunDirectory, records: Sequence[Record]) -> list[Alarm]:
-    """Samples without a score, and numbers that were not finite."""
+    """Samples without a score, numbers that were not finite, and what the rules say."""
     found = not_finite(records)
+    found += [alarm for alarm in Alarms().replay(records) if alarm.what != NOT_FINITE]
     for folder in (rundir.samples, rundir.heldout):
         for step, file in by_step(folder).items():
             found += [_failure_alarm(step, failure) for failure in read_failures(file)]

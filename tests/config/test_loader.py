@@ -159,7 +159,7 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("data.train=", "command line: data.train: expected text, found nothing"),
         (
             "stage=sftt",
-            "command line: stage: expected one of dpo, grpo, kto, orpo, ppo, pt, rm, sft, ",
+            "command line: stage: expected one of dpo, grpo, kto, orpo, pipeline, ppo, pt, rm, ",
         ),
     ],
 )
