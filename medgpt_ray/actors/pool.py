@@ -98,14 +98,6 @@ class RolloutPool:
         self.losses.append(f"{member.name} is gone, a new one starts in its place: {cause(error)}")
         self.members[self.members.index(member)] = self._start(member.number)
 
-    def remove(self, number: int) -> None:
-        """Let a worker go once it has done what it was given; what comes goes to the others."""
-        (member,) = (m for m in self.members if m.number == number)
-        if len(self.members) == 1:
-            raise ValueError(f"{member.name} is the last one and cannot be removed")
-        self.members.remove(member)
-        member.actor.__ray_terminate__.remote()  # queued behind its work
-
     def shutdown(self) -> None:
         for member in self.members:
             ray.kill(member.actor)
