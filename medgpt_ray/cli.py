@@ -35,6 +35,11 @@ TemplateOption = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option(min=2, help="Of one sequence, as data.max_tokens.")]
 Inputs = Annotated[bool, typer.Option("--train-on-inputs", help="As data.train_on_inputs.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run directory, a model directory, embedded:NAME.")
+]
+DTYPES = ("float32", "bfloat16", "float16")
+DtypeOption = Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="As data.system_prompt.")]
 
 
@@ -157,6 +162,31 @@ def env() -> None:
         typer.echo(f"{name:<13} {value}")
 
 
+@app.command()
+def export(
+    model: ModelArgument,
+    output: Annotated[str, typer.Option(help="Directory to make; it must not be there yet.")],
+    dtype: DtypeOption = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Quantise to 4 or 8 bits (bitsandbytes); none does not.")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT_FILE", help="Print size, speed, perplexity before and after."),
+    ] = None,
+) -> None:
+    """Write MODEL as one directory to hand on: adapter merged, safetensors, a model card.
+
+    MODEL may also be a PEFT adapter, whose base is found by its adapter_config.json.
+    """
+    _known(dtype or "float32", DTYPES, "--dtype")
+    _known(str(bits or 4), ("4", "8"), "--bits")
+    with _refusals():
+        from medgpt_ray import export as verb
+
+        verb.export(model, output, dtype, bits, compare)
+
+
 @data_app.command()
 def validate(
     paths: Paths,
@@ -277,11 +307,12 @@ def _refusals(status: int = 2) -> Iterator[None]:
     """Print the problems of what cannot run and exit with `status`."""
     from medgpt_ray.config.loader import ConfigError
     from medgpt_ray.data.rows import DataError
+    from medgpt_ray.models.errors import ModelError
     from medgpt_ray.preflight import PreflightError
 
     try:
         yield
-    except (ConfigError, DataError, PreflightError) as error:
+    except (ConfigError, DataError, ModelError, PreflightError) as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(status) from None

@@ -109,13 +109,15 @@ class LearnerWorker:
         return metrics
 
     def save(self, directory: str) -> None:
-        """Resume state into `directory`/learner and, from rank 0, an HF model into /model."""
-        from medgpt_ray.models.export import save_model
+        """Resume state into `directory`/learner and, from rank 0, an HF model into /model and a
+        trained adapter into /adapter."""
+        from medgpt_ray.models.export import save_adapter, save_model
 
         self.learner.save(Path(directory) / "learner")
-        save_model(
-            self.learner.module, self.config.model, Path(directory) / "model", self.rank == 0
-        )
+        what = self.learner.module, self.config.model
+        save_model(*what, Path(directory) / "model", self.rank == 0)
+        if self.learner.adapted:
+            save_adapter(*what, Path(directory) / "adapter", self.rank == 0)
 
     def load(self, directory: str) -> None:
         self.learner.load(Path(directory) / "learner")
