@@ -40,6 +40,11 @@ ModelArgument = Annotated[
 ]
 DTYPES = ("float32", "bfloat16", "float16")
 DtypeOption = Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")]
+SystemOption = Annotated[str | None, typer.Option(help="System prompt.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")]
+TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Share of likelihood drawn from.")]
+AnswerTokens = Annotated[int, typer.Option(min=1, help="Of one answer.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="As data.system_prompt.")]
 
 
@@ -163,6 +168,60 @@ def env() -> None:
 
 
 @app.command()
+def chat(
+    model: ModelArgument,
+    system: SystemOption = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    max_tokens: AnswerTokens = 512,
+    seed: Seed = 0,
+    dtype: DtypeOption = None,
+) -> None:
+    """Talk to MODEL in the terminal, or pipe a line a turn through it."""
+    _known(dtype or "float32", DTYPES, "--dtype")
+    _quietly()
+    with _refusals():
+        from medgpt_ray import chat as verb
+        from medgpt_ray.models.chat_model import Sampling
+
+        verb.chat(model, system, Sampling(temperature, top_p, max_tokens), dtype, seed)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    input: Annotated[
+        str, typer.Option(help="Rows with question, prompt or messages; of .txt, each line.")
+    ],
+    output: Annotated[str, typer.Option(help="A .jsonl file to make.")],
+    system: SystemOption = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    max_tokens: AnswerTokens = 512,
+    seed: Seed = 0,
+    dtype: DtypeOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="vLLM engines.")] = 1,
+    rows_per_shard: Annotated[
+        int, typer.Option(min=1, help="Rows that are generated and kept together.")
+    ] = 256,
+    kv_cache_gib: Annotated[float, typer.Option(min=0.01, help="Of an engine, on CPUs.")] = 1.0,
+    shard_minutes: Annotated[float, typer.Option(help="A shard may take no longer.")] = 60.0,
+) -> None:
+    """Answer every row of a file: in order, each once, continued after a kill."""
+    _known(dtype or "float32", DTYPES, "--dtype")
+    _quietly()
+    with _refusals():
+        from medgpt_ray import generate as verb
+
+        settings = verb.Settings(
+            system, temperature, top_p, max_tokens, seed, dtype, rows_per_shard
+        )
+        fleet = verb.Fleet(workers, kv_cache_gib, shard_minutes * 60)
+        status = verb.run(model, input, output, settings, fleet)
+    raise typer.Exit(status)
+
+
+@app.command()
 def export(
     model: ModelArgument,
     output: Annotated[str, typer.Option(help="Directory to make; it must not be there yet.")],
@@ -181,6 +240,7 @@ def export(
     """
     _known(dtype or "float32", DTYPES, "--dtype")
     _known(str(bits or 4), ("4", "8"), "--bits")
+    _quietly()
     with _refusals():
         from medgpt_ray import export as verb
 
@@ -300,6 +360,13 @@ def _known(value: str, known: Iterable[str], option: str) -> None:
     if value not in known:
         print(f"{option}: {value!r} is none of {', '.join(known)}", file=sys.stderr)
         raise typer.Exit(2)
+
+
+def _quietly() -> None:
+    """Libraries warn on the standard output, which is the user's here."""
+    import logging
+
+    logging.disable(logging.WARNING)
 
 
 @contextmanager

@@ -36,8 +36,11 @@ class Request:
     messages: tuple[dict[str, str], ...] = field(hash=False)
 
 
-def requests(path: str, system_prompt: str | None) -> Iterator[Request | str]:
-    """The rows of a file in order; a row that cannot be asked is a problem that names it."""
+def requests(path: str, system_prompt: str | None, problems: list[str]) -> Iterator[Request]:
+    """The rows of a file in order; what is wrong with others goes into `problems`, with its place.
+
+    Raises `DataError` for a file that cannot be read.
+    """
     files = find(path)
     if len(files) > 1:
         raise DataError([f"{path}: names {len(files)} files, name one"])
@@ -45,7 +48,7 @@ def requests(path: str, system_prompt: str | None) -> Iterator[Request | str]:
         try:
             yield _request(record, system_prompt)
         except BadRow as bad:
-            yield f"{record.place}: {bad}"
+            problems.append(f"{record.place}: {bad}")
 
 
 def _request(record: Record, system_prompt: str | None) -> Request:

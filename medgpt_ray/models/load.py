@@ -278,6 +278,13 @@ def model_on_this_machine(model: Model, gpus: float) -> Model:
     )
 
 
+def inference_dtype() -> str:
+    """What answers are computed in unless the user says otherwise: on CPUs in float32, where
+    engines agree to the token (in bfloat16 they round apart).
+    """
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 def resolve_dtype(dtype: str, gpus: float) -> str:
     """`auto` becomes what this machine computes fastest in: bfloat16 or float32."""
     if dtype != "auto":

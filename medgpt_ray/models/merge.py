@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from medgpt_ray.config.schema import Full, Model
+from medgpt_ray.config.schema import Model
 from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models.adapters import open_adapter
 from medgpt_ray.models.errors import ModelError
@@ -85,6 +85,14 @@ def _adapted(path: str, run: RunDirectory | None, adapter: Path) -> Source:
     # The run may have named its base relative to where it was started; the adapter has it whole.
     model = model.model_copy(update={"path": base, "dtype": "float32"})
     return Source(path, run, model, adapter, settings.get("task_type") == "SEQ_CLS")
+
+
+def starting_model(path: str) -> Model:
+    """What a LoRA run began with: the base that its adapter goes on."""
+    source = find_source(path)
+    if source.run is None or source.adapter is None:
+        raise ModelError(f"{path}: is no run that keeps an adapter, so there is none to switch off")
+    return source.model
 
 
 def open_tokenizer_of(source: Source) -> Any:

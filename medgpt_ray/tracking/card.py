@@ -44,7 +44,9 @@ def _lineage(run: RunDirectory) -> Iterator[str]:
         lineage = json.loads(run.lineage.read_text())
         parent, code = lineage["parent"], lineage["code"]
         base = Path(lineage["model"]).name if parent is None else Path(parent).name
-        commit = (code["commit"] or "no commit")[:12] + (" with changes" if code["modified"] else "")
+        commit = (code["commit"] or "no commit")[:12] + (
+            " with changes" if code["modified"] else ""
+        )
         version = f"{code['version'] or 'not installed'}, {commit}"
         settings = _settings(run.read_config())
         rows.append((lineage["stage"], base, settings, lineage["created"], version))
