@@ -36,6 +36,16 @@ TemplateOption = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option(min=2, help="Of one sequence, as data.max_tokens.")]
 Inputs = Annotated[bool, typer.Option("--train-on-inputs", help="As data.train_on_inputs.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run directory, a model directory, embedded:NAME.")
+]
+DTYPES = ("float32", "bfloat16", "float16")
+DtypeOption = Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")]
+SystemOption = Annotated[str | None, typer.Option(help="System prompt.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")]
+TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Share of likelihood drawn from.")]
+AnswerTokens = Annotated[int, typer.Option(min=1, help="Of one answer.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="As data.system_prompt.")]
 
 
@@ -204,6 +214,86 @@ def env() -> None:
         typer.echo(f"{name:<13} {value}")
 
 
+@app.command()
+def chat(
+    model: ModelArgument,
+    system: SystemOption = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    max_tokens: AnswerTokens = 512,
+    seed: Seed = 0,
+    dtype: DtypeOption = None,
+) -> None:
+    """Talk to MODEL in the terminal, or pipe a line a turn through it."""
+    _known(dtype or "float32", DTYPES, "--dtype")
+    _quietly()
+    with _refusals():
+        from medgpt_ray import chat as verb
+        from medgpt_ray.models.chat_model import Sampling
+
+        verb.chat(model, system, Sampling(temperature, top_p, max_tokens), dtype, seed)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    input: Annotated[
+        str, typer.Option(help="Rows with question, prompt or messages; of .txt, each line.")
+    ],
+    output: Annotated[str, typer.Option(help="A .jsonl file to make.")],
+    system: SystemOption = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    max_tokens: AnswerTokens = 512,
+    seed: Seed = 0,
+    dtype: DtypeOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="vLLM engines.")] = 1,
+    rows_per_shard: Annotated[
+        int, typer.Option(min=1, help="Rows that are generated and kept together.")
+    ] = 256,
+    kv_cache_gib: Annotated[float, typer.Option(min=0.01, help="Of an engine, on CPUs.")] = 1.0,
+    shard_minutes: Annotated[float, typer.Option(help="A shard may take no longer.")] = 60.0,
+) -> None:
+    """Answer every row of a file: in order, each once, continued after a kill."""
+    _known(dtype or "float32", DTYPES, "--dtype")
+    _quietly()
+    with _refusals():
+        from medgpt_ray import generate as verb
+
+        settings = verb.Settings(
+            system, temperature, top_p, max_tokens, seed, dtype, rows_per_shard
+        )
+        fleet = verb.Fleet(workers, kv_cache_gib, shard_minutes * 60)
+        status = verb.run(model, input, output, settings, fleet)
+    raise typer.Exit(status)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    output: Annotated[str, typer.Option(help="Directory to make; it must not be there yet.")],
+    dtype: DtypeOption = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Quantise to 4 or 8 bits (bitsandbytes); none does not.")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT_FILE", help="Print size, speed, perplexity before and after."),
+    ] = None,
+) -> None:
+    """Write MODEL as one directory to hand on: adapter merged, safetensors, a model card.
+
+    MODEL may also be a PEFT adapter, whose base is found by its adapter_config.json.
+    """
+    _known(dtype or "float32", DTYPES, "--dtype")
+    _known(str(bits or 4), ("4", "8"), "--bits")
+    _quietly()
+    with _refusals():
+        from medgpt_ray import export as verb
+
+        verb.export(model, output, dtype, bits, compare)
+
+
 @data_app.command()
 def validate(
     paths: Paths,
@@ -319,6 +409,13 @@ def _known(value: str, known: Iterable[str], option: str) -> None:
         raise typer.Exit(2)
 
 
+def _quietly() -> None:
+    """Libraries warn on the standard output, which is the user's here."""
+    import logging
+
+    logging.disable(logging.WARNING)
+
+
 @contextmanager
 def _stops(stops: tuple[type[BaseException], ...], logs: str) -> Iterator[None]:
     """Tell in one message how a run ended that did not finish, and exit with 1, or 130."""
@@ -336,11 +433,12 @@ def _refusals(status: int = 2) -> Iterator[None]:
     """Print the problems of what cannot run and exit with `status`."""
     from medgpt_ray.config.loader import ConfigError
     from medgpt_ray.data.rows import DataError
+    from medgpt_ray.models.errors import ModelError
     from medgpt_ray.preflight import PreflightError
 
     try:
         yield
-    except (ConfigError, DataError, PreflightError) as error:
+    except (ConfigError, DataError, ModelError, PreflightError) as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(status) from None

@@ -349,7 +349,7 @@ class Controller:
             for name, learner in self._learners().items():
                 learner.call("save", str(scratch / name), seconds=seconds)
                 needed += [f"{name}/rng-{rank}.pt" for rank in range(len(learner.workers))]
-            self.roles.policy.call("export", str(scratch / "model"), seconds=seconds)
+            self.roles.policy.call("export", str(scratch), seconds=seconds)
             self.checkpoints.commit(self.step, state, needed)
         except RunFailed as failure:
             raise RunFailed(f"{failure}{self.checkpoints.why_no_room()}") from failure

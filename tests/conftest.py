@@ -14,3 +14,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medgpt_ray.models.tiny import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def taught_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after learning `taught.CONVERSATIONS` by heart."""
+    from taught import write_taught
+
+    return write_taught(tiny_model, tmp_path_factory.mktemp("taught") / "model")
+
+
+@pytest.fixture(scope="session")
+def lora_run(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run on `taught_model` that says `taught.ADAPTED` instead."""
+    from taught import write_lora_run
+
+    return write_lora_run(taught_model, tmp_path_factory.mktemp("lora") / "run")

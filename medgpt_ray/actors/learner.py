@@ -134,10 +134,13 @@ class PolicyWorker(Rank):
         return self.update(batch, policy_loss(self.algorithm, normaliser))
 
     def export(self, directory: str) -> None:
-        """An HF model into `directory`, written by rank 0."""
-        from medgpt_ray.models.export import save_model
+        """From rank 0, an HF model into `directory`/model and a trained adapter into /adapter."""
+        from medgpt_ray.models.export import save_adapter, save_model
 
-        save_model(self.learner.module, self.config.model, Path(directory), self.rank == 0)
+        what = self.learner.module, self.config.model
+        save_model(*what, Path(directory) / "model", self.rank == 0)
+        if self.learner.adapted:
+            save_adapter(*what, Path(directory) / "adapter", self.rank == 0)
 
 
 @ray.remote

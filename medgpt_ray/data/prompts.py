@@ -91,7 +91,7 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
     if "question" in row:
         messages = [{"role": "user", "content": check_text(row["question"], "question")}]
     elif "messages" in row:
-        messages = _conversation(row["messages"])
+        messages = conversation(row["messages"])
     else:
         raise BadRow("question", "missing, every row needs question or messages")
     if "answer" in row:
@@ -105,7 +105,8 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
     return tuple(messages)
 
 
-def _conversation(turns: Any) -> list[dict[str, str]]:
+def conversation(turns: Any) -> list[dict[str, str]]:
+    """`turns` as messages that end with the user's, or raises `BadRow`."""
     if not isinstance(turns, list):
         raise BadRow("messages", f"is {kind(turns)}, expected a list of {{role, content}}")
     if not turns:

@@ -3,3 +3,7 @@
 
 class ModelError(ValueError):
     """A model that cannot be used, with the fix."""
+
+    @property
+    def problems(self) -> list[str]:
+        return [str(self)]

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import GenerationConfig
 
 from medgpt_ray.config import schema
 from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models import rope
-from medgpt_ray.models.load import open_tokenizer, resolve_model
+from medgpt_ray.models.load import generation_config, open_tokenizer, resolve_model, turn_ends
 from medgpt_ray.models.reward import RewardModel
 from medgpt_ray.models.weights import adapter_weights, base_network, iterate
 
@@ -40,10 +39,13 @@ def save_model(
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are written whole
     config.save_pretrained(directory)
-    _tokenizer(policy, model, tokenizer).save_pretrained(directory)
-    source = resolve_model(model.path)
-    if network.can_generate() and (source / "generation_config.json").is_file():
-        GenerationConfig.from_pretrained(source).save_pretrained(directory)
+    tokenizer = _tokenizer(policy, model, tokenizer)
+    tokenizer.save_pretrained(directory)
+    if network.can_generate():
+        generation = generation_config(resolve_model(model.path))
+        # Engines stop where this says: a template of the run's may end turns in its own way.
+        generation.eos_token_id = turn_ends(tokenizer, generation)
+        generation.save_pretrained(directory)
 
 
 def save_adapter(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from medgpt_ray.config.schema import Full, Model, PpoRun, RlRun
@@ -23,6 +24,7 @@ from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.quantised import quantisation
 from medgpt_ray.models.vocabulary import add_tokens, extend
 
+MARK = "Qzxmark"
 EMBEDDED = "embedded:smollm2-135m-instruct"
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
 
@@ -107,15 +109,42 @@ def open_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:
 
 
 def stop_token_ids(path: str) -> list[int]:
-    """Ids that end a turn: the tokenizer's eos and the generation config's."""
+    """Ids that end a turn: the tokenizer's eos, the generation config's, the chat template's."""
+    directory = resolve_model(path)
+    return turn_ends(load_tokenizer(path), generation_config(directory))
+
+
+def turn_ends(tokenizer: Any, generation: Any) -> list[int]:
+    """As `stop_token_ids`, of a tokenizer with or without a chat template."""
+    configured = generation.eos_token_id
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    if tokenizer.chat_template:
+        ids.add(_end_of_turn(tokenizer))
+    return sorted(id for id in ids if id is not None)
+
+
+def generation_config(directory: Path) -> Any:
+    """What a model directory says of generation, or transformers' defaults where it is silent."""
     from transformers import GenerationConfig
 
-    directory = resolve_model(path)
-    ids = {load_tokenizer(path).eos_token_id}
     if (directory / "generation_config.json").is_file():
-        configured = GenerationConfig.from_pretrained(directory).eos_token_id
-        ids.update(configured if isinstance(configured, list) else [configured])
-    return sorted(id for id in ids if id is not None)
+        return GenerationConfig.from_pretrained(directory)
+    return GenerationConfig()
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts behind an answer, which may be the one that
+    begins the user's next turn; none where it has no such.
+    """
+    question = {"role": "user", "content": "?"}
+    turns = [question, {"role": "assistant", "content": MARK}, question]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # a template that wants more than a question
+        return None
+    behind = tokenizer(text.rpartition(MARK)[2].lstrip(), add_special_tokens=False).input_ids
+    added = tokenizer.added_tokens_decoder
+    return behind[0] if behind and behind[0] in added and added[behind[0]].special else None
 
 
 def load_policy(model: Model, seed: int) -> Any:
@@ -281,6 +310,13 @@ def model_on_this_machine(model: Model, gpus: float) -> Model:
     return model.model_copy(
         update={"dtype": resolve_dtype(model.dtype, gpus), "path": path, "adapter": adapter}
     )
+
+
+def inference_dtype() -> str:
+    """What answers are computed in unless the user says otherwise: on CPUs in float32, where
+    engines agree to the token (in bfloat16 they round apart).
+    """
+    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def resolve_dtype(dtype: str, gpus: float) -> str:

@@ -52,8 +52,13 @@ def last_tokens(micro: MicroBatch) -> Tensor:
 
 
 def load_reward_model(model: Model, seed: int) -> Any:
-    """The network of a reward model ready to train: one that was trained before, or a language
-    model with a new head drawn from `seed`.
+    """The network of a reward model ready to train, see `reward_network`."""
+    return trainable(reward_network(model, seed), model, seed, task="SEQ_CLS")
+
+
+def reward_network(model: Model, seed: int) -> Any:
+    """A reward model that was trained before, or a language model with a new head drawn from
+    `seed`; not yet adapted.
     """
     config = starting_config(model)
     fresh = not is_reward_model(config)
@@ -75,7 +80,7 @@ def load_reward_model(model: Model, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         spread = 1 / (config.hidden_size + 1)
         nn.init.normal_(network.score.weight, std=spread, generator=generator)
-    return trainable(network, model, seed, task="SEQ_CLS")
+    return network
 
 
 def load_scorer(model: Model) -> Any:

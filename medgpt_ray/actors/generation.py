@@ -1,0 +1,182 @@
+"""Generation workers: one vLLM engine each, and the loop that hands shards of prompts to whoever is
+free and takes back those of a worker that died.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from medgpt_ray.actors.logs import log_to
+from medgpt_ray.actors.wait import RunFailed, wait
+
+START_S = 600.0
+ATTEMPTS = 3
+"""Workers that a shard may take with it before the run ends."""
+
+
+Running = dict[Any, tuple["Shard", int, float]]
+"""Call -> shard, number of the worker, and when the answers must be there (monotonic clock)."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a worker needs to know; the same for all."""
+
+    model: str
+    dtype: str
+    max_model_len: int
+    stop_token_ids: tuple[int, ...]
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    gpus: float
+    threads: int
+    kv_cache_gib: float
+    """On CPUs; on a GPU vLLM takes what is free."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Example: `Generated("Call 112 now.", "stop", 5)`"""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of the input, generated in one call and committed as one file."""
+
+    number: int
+    prompts: tuple[tuple[int, ...], ...]
+
+
+@ray.remote(max_restarts=ATTEMPTS)
+class GenerationWorker:
+    def __init__(self, engine: Engine, log: str) -> None:
+        log_to(log)
+        from transformers import AutoTokenizer
+        from vllm import LLM
+
+        on_cpu: dict[str, Any] = {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30),
+        }
+        self.engine = engine
+        self.tokenizer = AutoTokenizer.from_pretrained(engine.model)
+        self.llm = LLM(
+            model=engine.model,
+            dtype=engine.dtype,
+            skip_tokenizer_init=True,
+            max_model_len=engine.max_model_len,
+            disable_log_stats=True,
+            seed=engine.seed,
+            **({} if engine.gpus else on_cpu),
+        )
+
+    def ready(self) -> None:
+        """Returns once the engine has its weights."""
+
+    def generate(self, shard: Shard) -> list[Generated]:
+        """An answer for each prompt, in order; the same ones whichever worker is asked, as far as
+        the engine's kernels do not depend on what is computed together.
+        """
+        import torch
+
+        # vLLM's per-request seeds crash its CPU engine, so its process draws as the shard says.
+        torch.manual_seed(self.engine.seed * 1_000_003 + shard.number)
+        sampling = self.llm.get_default_sampling_params()  # the model's penalties, as its server
+        sampling.temperature, sampling.top_p = self.engine.temperature, self.engine.top_p
+        sampling.top_k, sampling.min_p = 0, 0.0
+        sampling.max_tokens = self.engine.max_tokens
+        sampling.stop_token_ids = list(self.engine.stop_token_ids)
+        sampling.detokenize = False
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in shard.prompts],
+            sampling,
+            use_tqdm=False,
+        )
+        return [self._generated(request.outputs[0]) for request in outputs]
+
+    def _generated(self, output: Any) -> Generated:
+        text = self.tokenizer.decode(output.token_ids, skip_special_tokens=True)
+        return Generated(text, output.finish_reason, len(output.token_ids))
+
+
+def start_workers(engine: Engine, count: int, logs: str) -> list[Any]:
+    """Ready to generate, or `RunFailed`."""
+    environment = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(engine.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core lives and dies with the actor
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    workers = [
+        GenerationWorker.options(
+            num_cpus=1, num_gpus=engine.gpus, runtime_env={"env_vars": environment}
+        ).remote(engine, f"{logs}/generation-{number}.log")
+        for number in range(count)
+    ]
+    calls = {f"generation worker {n}": worker.ready.remote() for n, worker in enumerate(workers)}
+    wait(calls, START_S, f"starting the engines (logs in {logs})")
+    return workers
+
+
+def generate(
+    workers: Sequence[Any],
+    shards: Iterator[Shard],
+    commit: Callable[[Shard, list[Generated]], None],
+    shard_s: float,
+) -> None:
+    """Every shard once to a worker that is free; `commit` gets its answers as they come.
+
+    Shards of a worker that dies go to the next free one. Raises `RunFailed` where an engine fails,
+    a shard takes longer than `shard_s`, or takes too many workers with it.
+    """
+    free, again = deque(range(len(workers))), deque[Shard]()
+    running: Running = {}
+    deaths: dict[int, int] = {}
+    while True:
+        while free and (shard := again.popleft() if again else next(shards, None)):
+            number = free.popleft()
+            call = workers[number].generate.remote(shard)
+            running[call] = shard, number, time.monotonic() + shard_s
+        if not running:
+            return
+        call = _first(running, shard_s)
+        shard, number, _ = running.pop(call)
+        try:
+            answers = ray.get(call, timeout=60)
+        except RayTaskError as error:
+            raise RunFailed(f"generation worker {number}: {error.cause!r}") from error
+        except RayActorError as error:
+            deaths[shard.number] = deaths.get(shard.number, 0) + 1
+            if deaths[shard.number] == ATTEMPTS:
+                raise RunFailed(
+                    f"shard {shard.number} took {ATTEMPTS} generation workers with it, the last "
+                    f"is number {number}: {error}"
+                ) from error
+            again.append(shard)
+        else:
+            assert len(answers) == len(shard.prompts)
+            commit(shard, answers)
+        free.append(number)
+
+
+def _first(running: Running, shard_s: float) -> Any:
+    """The call that ends first; `RunFailed` where one is over its time before."""
+    late = min(until for _, _, until in running.values())
+    ended, _ = ray.wait(list(running), timeout=max(late - time.monotonic(), 0))
+    if ended:
+        return ended[0]
+    waiting = ", ".join(str(number) for _, number, until in running.values() if until == late)
+    raise RunFailed(f"generation worker {waiting}: no answers within {shard_s:g} s")
