@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from medgpt_ray.config.loader import Loaded, load
-from medgpt_ray.config.presets import FOLDER
+from medgpt_ray.config.presets import FOLDER, presets
 from medgpt_ray.config.stages import expand
 from medgpt_ray.config.supervised import SupervisedData
 
-FILES = sorted(FOLDER.rglob("*.yaml"))
+FILES = [preset.path for preset in presets()]
 
 
 def test_there_are_configurations() -> None:
