@@ -29,7 +29,8 @@ CAUTION: dict[Language, str] = {
 
 _GENERAL = re.compile(
     r"\s*(?:please )?"
-    r"(?:(?:what (?:is|are|causes|does)|define|explain|describe|how (?:is|are|does))\b|(?:请)?(?:什么是|什么叫|解释|简述|描述)|[^，。？]{1,20}(?:是什么|的定义|的病因|的机制))"
+    r"(?:(?:what (?:is|are|causes|does)|define|explain|describe|how (?:is|are|does))\b"
+    r"|(?:请)?(?:什么是|什么叫|解释|简述|描述)|[^，。？]{1,20}(?:是什么|的定义|的病因|的机制))"
 )
 _SOMEBODY = re.compile(
     r"\b(?:i|i'm|my|me|we|our|he|she|his|her|him|they|patient|child|baby|now)\b"

@@ -42,12 +42,13 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         r"(?i:(?P<keep>(?:\bborn(?: on)?|\bdate of birth|\bdob|\bbirthday(?: is)?)\W{0,3}(?:is )?))"
         r"(?:\d{1,4}[-/. ]\d{1,2}[-/. ]\d{1,4}|[A-Z][a-z]+ \d{1,2},? \d{4}"
         r"|\d{1,2}(?:st|nd|rd|th)? [A-Z][a-z]+,? \d{4})",
-        r"(?P<keep>(?:出生(?:日期|于)?|生日)[:：为是于 ]{0,3})\d{4} ?[年./-] ?\d{1,2} ?[月./-] ?\d{1,2}日?",
+        r"(?P<keep>(?:出生(?:日期|于)?|生日)[:：为是于 ]{0,3})"
+        r"\d{4} ?[年./-] ?\d{1,2} ?[月./-] ?\d{1,2}日?",
         r"\d{4}年\d{1,2}月\d{1,2}日(?=出?生)",
     ),
     "name": (
-        r"(?P<keep>\b(?i:my name is|name is|name:|i'm called|i am called|patient:|mrs?\.?|ms\.?|dr\.?)"
-        rf" ){_NAME}",
+        r"(?P<keep>\b(?i:my name is|name is|name:|i'm called|i am called|patient:"
+        rf"|mrs?\.?|ms\.?|dr\.?) ){_NAME}",
         r"(?P<keep>(?:我叫|名叫|姓名|名字是|名字叫|患者|病人)[:：为是 ]{0,2})"
         rf"(?:欧阳|司马|上官|诸葛|[{_SURNAMES}])[\u4e00-\u9fff·]{{1,2}}(?=[，。,；;（( \n]|$)",
         rf"(?P<keep>(?:^|[，。；\n])我是)[{_SURNAMES}][\u4e00-\u9fff]{{1,2}}(?=[，。,；;（( \n]|$)",
@@ -64,7 +65,6 @@ _COMPILED = [(kind, re.compile(form)) for kind, forms in PATTERNS.items() for fo
 def mask(text: str) -> str:
     """`text` with each piece of personal data as its kind: "my phone is [phone]"."""
     for kind, pattern in _COMPILED:
-        text = pattern.sub(
-            lambda match, kind=kind: f"{match.groupdict().get('keep', '')}[{kind}]", text
-        )
+        keep = r"\g<keep>" if "keep" in pattern.groupindex else ""
+        text = pattern.sub(f"{keep}[{kind}]", text)
     return text

@@ -50,7 +50,7 @@ class Adapters:
             await self._drop_unused()
 
     async def apply(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
-        """Serve exactly `wanted`: name -> {"path", "version"}; all are loaded before any is used."""
+        """Serve exactly `wanted`: name -> {"path", "version"}. All load before any is used."""
         from vllm.lora.request import LoRARequest
 
         async with self._applying:

@@ -1,4 +1,4 @@
-"""A chat answer on its way out, whole or in chunks: the guard's notices put in, and accounted for."""
+"""An answer on its way out, whole or in chunks: the guard's notices put in, and accounted for."""
 
 from collections import defaultdict
 from collections.abc import Mapping
