@@ -14,6 +14,7 @@ from medgpt_ray.guard.notices import examine
 from medgpt_ray.serving.adapters import Adapters
 from medgpt_ray.serving.reply import Reply
 from medgpt_ray.serving.request_log import RequestLog
+from medgpt_ray.serving.tools import told_of
 
 VERSION_HEADER = b"x-medgpt-version"
 CHAT = "/v1/chat/completions"
@@ -45,11 +46,14 @@ class Assistant:
         version: str,
         *,
         adapters: Adapters | None = None,
+        tell_tools: bool = False,
         guard: bool = False,
         augment: Augment | None = None,
         log: RequestLog | None = None,
     ) -> None:
+        """`tell_tools`: the model's chat template shows it no tools."""
         self._app, self._version, self._adapters = app, version, adapters
+        self._tell_tools = tell_tools
         self._guard, self._augment, self._log = guard, augment, log
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -78,10 +82,12 @@ class Assistant:
     ) -> tuple[Reply | None, dict[str, Any]]:
         """How the answer is followed, and the body for the model; malformed ones are vLLM's."""
         messages, case, augmented = body.get("messages"), None, Augmented(())
-        if path == CHAT and _well_formed(messages):
+        if path == CHAT and _listed(messages):
             if self._augment:
                 augmented = await asyncio.to_thread(self._augment, messages)
                 body = {**body, "messages": list(augmented.messages)}
+            if self._tell_tools and _wants_tools(body):
+                body = {**body, "messages": told_of(body["tools"], body["messages"])}
             if self._guard:
                 case = await asyncio.to_thread(examine, messages, augmented.passages)
         if case is None and not augmented.notes and self._log is None:
@@ -162,8 +168,13 @@ class Answer:
         await self._send({"type": "http.response.body", "body": content})
 
 
-def _well_formed(messages: Any) -> bool:
-    return isinstance(messages, list) and all(isinstance(m, dict) for m in messages)
+def _wants_tools(body: Mapping[str, Any]) -> bool:
+    given = body.get("tools")
+    return bool(given) and _listed(given) and body.get("tool_choice") != "none"
+
+
+def _listed(objects: Any) -> bool:
+    return isinstance(objects, list) and all(isinstance(item, dict) for item in objects)
 
 
 def _dumps(value: Any) -> bytes:

@@ -26,6 +26,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_SECONDS = 900.0
 """Until the replicas of a deployment must be ready."""
 POLL_SECONDS = 0.5
+AUTH_MODE = "RAY_AUTH_MODE"
+"""A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
 
 
 class DeployFailed(Exception):
@@ -81,6 +83,8 @@ def update(port: int, model: str | None, adapters: Mapping[str, str]) -> None:
     paths = {adapter.name: adapter.path for adapter in adapters_before} | adapters
     # The name stays: callers go on asking for it.
     settings, found = check(before.model_copy(update={"model": model or before.model}), paths)
+    if running[AUTH_MODE]:
+        os.environ[AUTH_MODE] = running[AUTH_MODE]
     with _ray(settings, running["address"]):
         if settings != before:
             _room_for_one_more(settings)
@@ -158,7 +162,12 @@ def _ray(settings: Settings, address: str | None) -> Iterator[None]:
     else:
         # CPUs are only counted: an update needs the room of every replica twice.
         cpus = 2 * settings.cpus * settings.max_replicas + 2
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            **quiet,
+        )
     try:
         yield
     finally:
@@ -265,6 +274,7 @@ def _write(record: Path, settings: Settings, adapters: list[Adapter]) -> None:
     record.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "address": ray.get_runtime_context().gcs_address,
+        AUTH_MODE: os.environ.get(AUTH_MODE),
         "settings": settings.model_dump(mode="json"),
         "adapters": [asdict(adapter) for adapter in adapters],
     }

@@ -75,6 +75,7 @@ class OpenAIServer:
             engine.app,
             engine.version,
             adapters=engine.adapters,
+            tell_tools=not engine.shows_tools,
             guard=settings.guard,
             log=RequestLog(settings.request_log) if settings.request_log else None,
         )

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.models.errors import ModelError
-from medgpt_ray.models.load import resolve_dtype, resolve_model
-from medgpt_ray.serving import versions
+from medgpt_ray.models.load import open_tokenizer, resolve_dtype, resolve_model
+from medgpt_ray.serving import tools, versions
 from medgpt_ray.serving.adapters import Adapters
 from medgpt_ray.serving.gate import PATHS
 from medgpt_ray.serving.settings import Settings
@@ -40,8 +40,11 @@ def served_name(settings: Settings) -> str:
 class Engine:
     """A running engine; `app` is vLLM's FastAPI application, closed but for the gate's `paths`."""
 
-    def __init__(self, client: Any, app: Any, version: str, adapters: Adapters | None) -> None:
+    def __init__(
+        self, client: Any, app: Any, version: str, adapters: Adapters | None, shows_tools: bool
+    ) -> None:
         self.client, self.app, self.version, self.adapters = client, app, version, adapters
+        self.shows_tools = shows_tools
         routes = {route.path for route in app.routes}
         self.paths = [path for path in PATHS if path in routes]
 
@@ -60,7 +63,8 @@ class Engine:
                 f"{directory}: holds version {version}, not {settings.version} as when it was "
                 "deployed: deploy it again"
             )
-        args = _arguments(settings, directory, version)
+        template = open_tokenizer(str(directory)).chat_template
+        args = _arguments(settings, directory, version, template)
         client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
@@ -69,13 +73,13 @@ class Engine:
         models = app.state.openai_serving_models
         adapters = Adapters(client, models, settings.lora.slots) if settings.lora else None
         _show_plain_names(app, models)
-        return cls(client, app, version, adapters)
+        return cls(client, app, version, adapters, tools.shows_tools(template))
 
     def shutdown(self) -> None:
         self.client.shutdown(timeout=10)
 
 
-def _arguments(settings: Settings, directory: Path, version: str) -> Any:
+def _arguments(settings: Settings, directory: Path, version: str, template: str | None) -> Any:
     """What `vllm serve` would parse."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -87,8 +91,9 @@ def _arguments(settings: Settings, directory: Path, version: str) -> Any:
     options += ["--max-num-seqs", max(settings.limits.concurrent_requests, 32)]
     if settings.max_context:
         options += ["--max-model-len", settings.max_context]
-    if settings.tool_parser:
-        options += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_parser]
+    if parser := settings.tool_parser or tools.parser_for(template):
+        options += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+        options += ["--tool-strict-level", "parameter"]  # arguments always fit their schema
     if settings.lora:
         rank = next((size for size in LORA_RANKS if size >= settings.lora.max_rank), None)
         if rank is None:

@@ -61,7 +61,7 @@ class Settings(BaseModel):
     request_log: Path | None = None
     """A folder: one JSON line a request, personal data masked."""
     tool_parser: str | None = None
-    """vLLM's name of how the model writes tool calls, such as `hermes`."""
+    """vLLM's name of how the model writes tool calls; found in its chat template by default."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_context: int | None = Field(default=None, gt=0)
     """Tokens of prompt and answer; the model's own by default."""
