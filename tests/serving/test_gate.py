@@ -67,7 +67,14 @@ def test_the_right_key_passes_and_health_needs_none():
 
 @pytest.mark.parametrize(
     "path",
-    ["/invocations", "/tokenize", "/v1/responses", "/v1/messages", "/ping", "/v1/chat/completions/"],
+    [
+        "/invocations",
+        "/tokenize",
+        "/v1/responses",
+        "/v1/messages",
+        "/ping",
+        "/v1/chat/completions/",
+    ],
 )
 def test_other_paths_of_vllm_are_closed(path):
     assert ask("POST", path, json={}).status_code == 404
