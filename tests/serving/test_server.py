@@ -170,15 +170,13 @@ def test_overload_is_refused_and_all_that_is_accepted_is_answered(server):
             options = {"max_tokens": 60, "extra_body": {"ignore_eos": True}}
             answer = ask(client, "Talk.", **options)
         except openai.RateLimitError as error:
-            assert error.body["code"] == 429
-            return "refused"
+            return f"refused: {error.body['type']}"
         return "answered" if answer.usage.completion_tokens == 60 else "cut"
 
     with ThreadPoolExecutor(100) as pool:
         outcomes = Counter(pool.map(one, range(100)))
     assert outcomes["answered"] >= 40
-    assert outcomes["refused"] > 0
-    assert set(outcomes) == {"answered", "refused"}
+    assert set(outcomes) == {"answered", "refused: rate_limit_error"}
 
 
 def test_refusals_have_openai_errors(server):
@@ -227,52 +225,18 @@ json_values = st.recursive(
     ),
     max_leaves=8,
 )
+# fmt: off
 FIELDS = [
-    "model",
-    "messages",
-    "prompt",
-    "input",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "n",
-    "stop",
-    "seed",
-    "logprobs",
-    "top_logprobs",
-    "stream",
-    "stream_options",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "logit_bias",
-    "echo",
-    "suffix",
-    "user",
-    "min_tokens",
-    "presence_penalty",
-    "repetition_penalty",
-    "bad_words",
-    "stop_token_ids",
-    "allowed_token_ids",
-    "priority",
-    "structured_outputs",
-    "prompt_logprobs",
-    "chat_template",
-    "add_generation_prompt",
-    "use_beam_search",
-    "truncate_prompt_tokens",
-    "cache_salt",
-    "request_id",
-    "kv_transfer_params",
-    "vllm_xargs",
-    "documents",
-    "reasoning_effort",
-    "parallel_tool_calls",
-    "thinking_token_budget",
+    "model", "messages", "prompt", "input", "max_tokens", "temperature", "top_p", "top_k", "n",
+    "stop", "seed", "logprobs", "top_logprobs", "stream", "stream_options", "tools",
+    "tool_choice", "response_format", "logit_bias", "echo", "suffix", "user", "min_tokens",
+    "presence_penalty", "repetition_penalty", "bad_words", "stop_token_ids", "allowed_token_ids",
+    "priority", "structured_outputs", "prompt_logprobs", "chat_template", "add_generation_prompt",
+    "use_beam_search", "truncate_prompt_tokens", "cache_salt", "request_id", "kv_transfer_params",
+    "vllm_xargs", "documents", "reasoning_effort", "parallel_tool_calls", "thinking_token_budget",
     "prompt_embeds",
 ]
+# fmt: on
 
 
 @st.composite
