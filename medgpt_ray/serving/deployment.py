@@ -6,6 +6,7 @@ which running replicas take over in place.
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class OpenAIServer:
             guard=settings.guard,
             log=RequestLog(settings.request_log) if settings.request_log else None,
         )
+        self.watch = asyncio.create_task(self._leave_with_engine(engine))
         wait = self._wait_seconds if self.rate else None
         return Gate(assistant, settings.limits, keys, wait, engine.paths)
 
@@ -103,6 +105,13 @@ class OpenAIServer:
                 return await self.rate.wait_seconds.remote(key)
         except TimeoutError:
             raise Refusal(503, "the rate limit cannot be asked", retry_after=1) from None
+
+    async def _leave_with_engine(self, engine: Engine) -> None:
+        """With a dead engine every request would fail here: let Serve send them elsewhere."""
+        while not engine.client.errored:
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)  # for the error answers to go out
+        os._exit(1)
 
     async def check_health(self) -> None:
         """Serve asks every few seconds, and replaces a replica whose engine died."""

@@ -20,6 +20,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "1",  # the replica itself leaves, see deployment.py
         "VLLM_MAX_N_SEQUENCES": str(settings.limits.completions_per_request),
     }
     if settings.gpus:
@@ -69,6 +70,7 @@ class Engine:
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
+        app.state.server = None  # no server of vLLM's own, which its error handlers look at
         app.router.routes = [route for route in app.routes if route.path in PATHS]
         models = app.state.openai_serving_models
         adapters = Adapters(client, models, settings.lora.slots) if settings.lora else None
