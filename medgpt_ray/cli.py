@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 RL_STAGES = ("grpo", "ppo")
 LIBRARIES = ("torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsandbytes")
@@ -22,6 +23,21 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Check, convert, show and count training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+
+class ServeGroup(typer.core.TyperGroup):
+    """`medgpt serve RUN` is `medgpt serve start RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named or not args else ["start", *args])
+
+
+serve_app = typer.Typer(
+    cls=ServeGroup, help="Serve a model behind the OpenAI API: medgpt serve RUN|MODEL.",
+    no_args_is_help=True,
+)  # fmt: skip
+app.add_typer(serve_app, name="serve")
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH", help="Files, directories, globs or hf:NAME.")
@@ -46,6 +62,10 @@ Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest t
 TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Share of likelihood drawn from.")]
 AnswerTokens = Annotated[int, typer.Option(min=1, help="Of one answer.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="NAME=DIRECTORY", help="LoRA adapter, served as NAME."),
+]
 SystemPrompt = Annotated[str | None, typer.Option(help="As data.system_prompt.")]
 
 
@@ -140,6 +160,53 @@ def submit(
             verb.status(client, status)
         else:
             raise typer.Exit(verb.follow(client, follow) if follow else verb.stop(client, stop))
+
+
+@serve_app.command("start")
+def serve(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="What to serve.")],
+    host: Annotated[str, typer.Option(help="Others than loopback need API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    adapter: Adapters = None,
+    api_keys: Annotated[
+        str | None, typer.Option(help="File, a key a line (or the variable MEDGPT_API_KEYS).")
+    ] = None,
+    guard: Annotated[bool, typer.Option("--guard", help="Safety guard of chat answers.")] = False,
+    request_log: Annotated[str | None, typer.Option(help="Folder; a line a request.")] = None,
+    replicas: Annotated[str, typer.Option(help="MIN or MIN:MAX, scaled by load.")] = "1",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As limits.requests_per_minute=60"),
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else one here.")] = None,
+) -> None:
+    """Serve a model behind the OpenAI API until stopped; `start` may be left out."""
+    from medgpt_ray.serving import command
+    from medgpt_ray.serving.settings import pairs, settings_from
+
+    with _refusals():
+        settings = settings_from(
+            {"model": model, "api_keys": api_keys, "guard": guard, "request_log": request_log},
+            replicas,
+            setting or [],
+        )
+        command.serve(settings, pairs(adapter), host, port, address)
+
+
+@serve_app.command("update")
+def serve_update(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[RUN|MODEL]", help="In place of what is served.")
+    ] = None,
+    adapter: Adapters = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Change model or adapters of a running `medgpt serve`, without a failed answer."""
+    from medgpt_ray.serving import command
+    from medgpt_ray.serving.settings import pairs
+
+    with _refusals():
+        command.update(port, model, pairs(adapter))
 
 
 @app.command()

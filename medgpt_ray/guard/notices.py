@@ -1,0 +1,93 @@
+"""What is added to a medical answer, in English or Chinese: urgent-care advice before it where the
+user's message describes an emergency, a caution after it where it gives a dose out of the blue.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medgpt_ray.rewards import mentions
+from medgpt_ray.rewards.phrases import RED_FLAGS
+from medgpt_ray.rewards.quantities import Quantity, quantities
+from medgpt_ray.rewards.safety import doses
+
+Language = Literal["en", "zh"]
+
+ADVICE: dict[Language, str] = {
+    "en": "This may be an emergency. Call your local emergency number now (for example 911, 999, "
+    "112 or 120), or go to the nearest emergency department. Do not stay for an answer here.",
+    "zh": "这可能是急症。请立即拨打急救电话（中国大陆为120），或马上前往最近的急诊科就诊，"
+    "不要停留在这里等答复。",
+}
+CAUTION: dict[Language, str] = {
+    "en": "Caution: check this dose with a doctor or pharmacist before you use it. The right dose "
+    "depends on age, weight, kidney and liver function, pregnancy and other medicines.",
+    "zh": "请注意：用药前请向医生或药师核对上述剂量。合适的剂量取决于年龄、体重、肝肾功能、"
+    "是否妊娠以及正在使用的其他药物。",
+}
+
+_GENERAL = re.compile(
+    r"\s*(?:please )?"
+    r"(?:(?:what (?:is|are|causes|does)|define|explain|describe|how (?:is|are|does))\b"
+    r"|(?:请)?(?:什么是|什么叫|解释|简述|描述)|[^，。？]{1,20}(?:是什么|的定义|的病因|的机制))"
+)
+_SOMEBODY = re.compile(
+    r"\b(?:i|i'm|my|me|we|our|he|she|his|her|him|they|patient|child|baby|now)\b"
+    r"|我|他|她|爸|妈|孩子|宝宝|老人|患者|病人|现在|突然"
+)
+_AGE = re.compile(
+    r"\b\d{1,3}[- ]?(?:years?|yrs?|months?|weeks?)[- ]old\b|\b\d{1,3} ?y/?o\b|\baged? (?:of )?\d"
+    r"|\b(?:i am|i'm|he is|she is) \d{1,3}\b(?! ?(?:kg|lb|cm))|\d ?(?:周岁|岁|个月大)"
+)
+_WEIGHT = re.compile(r"\d ?(?:kg|kgs|kilos?|kilograms?|lbs?|pounds|公斤|千克|斤)(?![a-z/])")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the guard saw before the answer."""
+
+    language: Language
+    emergency: tuple[str, ...]
+    """The phrases of the user's last message that affirm a red flag."""
+    known: tuple[Quantity, ...]
+    """What the conversation and its sources state: a dose among it is not out of the blue."""
+    patient_known: bool
+    """The user gave age and weight."""
+
+    def advice(self) -> str:
+        """To stand before the answer; empty where nothing is urgent."""
+        return ADVICE[self.language] if self.emergency else ""
+
+    def caution(self, answer: str) -> str:
+        """To stand after the answer; empty where every dose has its context."""
+        if self.patient_known:
+            return ""
+        unknown = [dose for dose in doses(answer) if not any(dose.agrees(k) for k in self.known)]
+        return CAUTION[self.language] if unknown else ""
+
+
+def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) -> Case:
+    """Look at a conversation in OpenAI's form; `sources` are passages that the model is shown."""
+    user = [text_of(message) for message in messages if message.get("role") == "user"]
+    last = mentions.plain(user[-1]) if user else ""
+    general = _GENERAL.match(last) is not None and _SOMEBODY.search(last) is None
+    found = () if general else (m.name for m in mentions.find(RED_FLAGS, last) if not m.denied)
+    spoken = mentions.plain("\n".join(user))
+    texts = [*(text_of(message) for message in messages), *sources]
+    return Case(
+        language="zh" if re.search(r"[\u4e00-\u9fff]", last) else "en",
+        emergency=tuple(dict.fromkeys(found)),
+        known=tuple(quantity for text in texts for quantity in quantities(text)),
+        patient_known=bool(_AGE.search(spoken) and _WEIGHT.search(spoken)),
+    )
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a message, whose content may be parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    return "\n".join(text for text in texts if isinstance(text, str))

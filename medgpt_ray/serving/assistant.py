@@ -1,0 +1,181 @@
+"""What a request meets between the gate and vLLM: its adapter's version, retrieved passages, the
+safety guard, the log. Where none of them has a part in the answer, its bytes pass as they are.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from medgpt_ray.guard.notices import examine
+from medgpt_ray.serving.adapters import Adapters
+from medgpt_ray.serving.reply import Reply
+from medgpt_ray.serving.request_log import RequestLog
+from medgpt_ray.serving.tools import told_of
+
+VERSION_HEADER = b"x-medgpt-version"
+CHAT = "/v1/chat/completions"
+FIXED_FORMS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A conversation with retrieved passages in it."""
+
+    messages: Messages
+    passages: Sequence[str] = ()
+    """What the model is shown: a dose from there has its context."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """For the `medgpt` field of the answer, such as the sources."""
+
+
+Augment = Callable[[Messages], Augmented]
+
+
+class Assistant:
+    """ASGI middleware, inside the gate."""
+
+    def __init__(
+        self,
+        app: Any,
+        version: str,
+        *,
+        adapters: Adapters | None = None,
+        tell_tools: bool = False,
+        guard: bool = False,
+        augment: Augment | None = None,
+        log: RequestLog | None = None,
+    ) -> None:
+        """`tell_tools`: the model's chat template shows it no tools."""
+        self._app, self._version, self._adapters = app, version, adapters
+        self._tell_tools = tell_tools
+        self._guard, self._augment, self._log = guard, augment, log
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if "medgpt.body" not in scope:
+            await self._app(scope, receive, send)
+            return
+        body = scope["medgpt.body"]
+        adapters = self._adapters
+        async with adapters.use(body.get("model")) if adapters else nullcontext() as adapter:
+            version = self._version
+            if adapter:
+                body = {**body, "model": adapter}
+                version += "+" + adapter.rpartition("@")[2]
+            reply, body = await self._prepare(scope["path"], body)
+            answer = Answer(send, version, reply)
+            began = time.monotonic()
+            try:
+                await self._forward(scope, body, receive, answer)
+            finally:
+                if self._log:
+                    seconds = time.monotonic() - began
+                    self._log.write(scope, answer.status, version, seconds, reply)
+
+    async def _prepare(
+        self, path: str, body: dict[str, Any]
+    ) -> tuple[Reply | None, dict[str, Any]]:
+        """How the answer is followed, and the body for the model; malformed ones are vLLM's."""
+        messages, case, augmented = body.get("messages"), None, Augmented(())
+        if path == CHAT and _listed(messages):
+            if self._augment:
+                augmented = await asyncio.to_thread(self._augment, messages)
+                body = {**body, "messages": list(augmented.messages)}
+            if self._tell_tools and _wants_tools(body):
+                body = {**body, "messages": told_of(body["tools"], body["messages"])}
+            if self._guard:
+                case = await asyncio.to_thread(examine, messages, augmented.passages)
+        if case is None and not augmented.notes and self._log is None:
+            return None, body
+        form = body.get("response_format")
+        fixed = bool(form and form != {"type": "text"}) or any(map(body.get, FIXED_FORMS))
+        return Reply(case, augmented.notes, fixed_form=fixed), body
+
+    async def _forward(self, scope: Any, body: Any, receive: Any, answer: "Answer") -> None:
+        content = json.dumps(body, ensure_ascii=False).encode()
+        kept = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name.lower() not in (b"content-length", b"transfer-encoding", b"content-encoding")
+        ]
+        headers = [*kept, (b"content-length", b"%d" % len(content))]
+        first = {"type": "http.request", "body": content, "more_body": False}
+        pending = [first]
+
+        async def replay() -> Any:
+            return pending.pop() if pending else await receive()
+
+        await self._app({**scope, "headers": headers}, replay, answer.send)
+
+
+class Answer:
+    """vLLM's messages on their way to the caller, through `reply` where there is one."""
+
+    def __init__(self, send: Any, version: str, reply: Reply | None) -> None:
+        self._send, self._version, self._reply = send, version, reply
+        self.status = 0
+        self._start: Any = None
+        self._stream = False
+        self._buffer = b""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message["headers"], (VERSION_HEADER, self._version.encode())]
+            kinds = [v for k, v in headers if k.lower() == b"content-type"]
+            self._stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
+            self._start = {**message, "headers": headers}
+            if self._stream or self._passes:
+                await self._send(self._start)
+        elif self._passes:
+            await self._send(message)
+        elif self._stream:
+            await self._send({**message, "body": self._events(message)})
+        else:
+            self._buffer += message.get("body", b"")
+            if not message.get("more_body"):
+                await self._send_whole()
+
+    @property
+    def _passes(self) -> bool:
+        return self._reply is None or self.status != 200
+
+    def _events(self, message: Any) -> bytes:
+        """Whole events out of what has come; the rest waits for the next message."""
+        self._buffer += message.get("body", b"")
+        *events, self._buffer = self._buffer.split(b"\n\n")
+        out = b"".join(self._event(event) + b"\n\n" for event in events)
+        if not message.get("more_body"):
+            out, self._buffer = out + self._buffer, b""
+        return out
+
+    def _event(self, event: bytes) -> bytes:
+        data = event.removeprefix(b"data: ")
+        if not event.startswith(b"data: ") or data == b"[DONE]":  # a comment, or the end
+            return event
+        return b"data: " + _dumps(self._reply.chunk(json.loads(data)))
+
+    async def _send_whole(self) -> None:
+        content = _dumps(self._reply.whole(json.loads(self._buffer)))
+        headers = [(k, v) for k, v in self._start["headers"] if k.lower() != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(content)))
+        await self._send({**self._start, "headers": headers})
+        await self._send({"type": "http.response.body", "body": content})
+
+
+def _wants_tools(body: Mapping[str, Any]) -> bool:
+    given = body.get("tools")
+    return bool(given) and _listed(given) and body.get("tool_choice") != "none"
+
+
+def _listed(objects: Any) -> bool:
+    return isinstance(objects, list) and all(isinstance(item, dict) for item in objects)
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

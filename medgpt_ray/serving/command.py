@@ -1,0 +1,281 @@
+"""`medgpt serve` and `medgpt serve-update`: deploy on Ray, and change what is deployed."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.load import CACHE, resolve_model
+from medgpt_ray.preflight import PreflightError
+from medgpt_ray.serving import versions
+from medgpt_ray.serving.engine import served_name
+from medgpt_ray.serving.keys import Keys, KeysError
+from medgpt_ray.serving.settings import ENVIRONMENT, KEYS_VARIABLE, Lora, Settings
+from medgpt_ray.tracking.rundir import write_atomically
+
+APPLICATION = "medgpt"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+START_SECONDS = 900.0
+"""Until the replicas of a deployment must be ready."""
+POLL_SECONDS = 0.5
+AUTH_MODE = "RAY_AUTH_MODE"
+"""A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
+
+
+class DeployFailed(Exception):
+    """Ray Serve could not start what was asked for."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A directory that PEFT wrote."""
+
+    name: str
+    path: str
+    version: str
+    rank: int
+
+
+def serve(
+    settings: Settings, adapters: Mapping[str, str], host: str, port: int, address: str | None
+) -> None:
+    """Serve until a signal to stop. Without `address` (or RAY_ADDRESS) on a Ray of its own."""
+    settings, found = check(settings, adapters)
+    if settings.api_keys is None and host not in LOOPBACK:
+        raise PreflightError(
+            [
+                f"--host {host}: is open to others, and there are no API keys: set "
+                f"{KEYS_VARIABLE} or --api-keys FILE"
+            ]
+        )
+    _free(host, port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _ray(settings, address), _started(settings, host, port):
+        _deploy(settings, found)
+        record = _record(port)
+        _write(record, settings, found)
+        try:
+            print(f"serving {settings.name} ({settings.version}) at http://{host}:{port}/v1")
+            sys.stdout.flush()
+            _watch()
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+        finally:
+            record.unlink(missing_ok=True)
+
+
+def update(port: int, model: str | None, adapters: Mapping[str, str]) -> None:
+    """Change what the server on `port` serves; returns when every answer comes from the new."""
+    record = _record(port)
+    if not record.is_file():
+        raise PreflightError([f"--port {port}: no `medgpt serve` runs there (no {record})"])
+    running = json.loads(record.read_text())
+    before = Settings.model_validate(running["settings"])
+    adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
+    paths = {adapter.name: adapter.path for adapter in adapters_before} | adapters
+    # The name stays: callers go on asking for it.
+    settings, found = check(before.model_copy(update={"model": model or before.model}), paths)
+    if running[AUTH_MODE]:
+        os.environ[AUTH_MODE] = running[AUTH_MODE]
+    with _ray(settings, running["address"]):
+        if settings != before:
+            _room_for_one_more(settings)
+        try:
+            _deploy(settings, found)
+        except DeployFailed:
+            _deploy(before, adapters_before)
+            raise
+        _write(record, settings, found)
+    print(f"serving {settings.name} ({settings.version})", flush=True)
+
+
+def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[Adapter]]:
+    """Settings with everything decided, and the adapters; `PreflightError` names what is wrong."""
+    problems, found = [], []
+    name = served_name(settings)
+    for adapter, path in paths.items():
+        try:
+            found.append(_adapter(adapter, path, name))
+        except ModelError as error:
+            problems.append(f"--adapter {error}")
+    try:
+        directory = resolve_model(settings.model)
+        changes = {
+            "model": str(directory.resolve()),
+            "name": name,
+            "version": versions.of_directory(directory),
+            "lora": _lora(settings.lora, found),
+        }
+        settings = settings.model_copy(update=changes)
+    except ModelError as error:
+        problems.append(str(error))
+    try:
+        if settings.api_keys is None and os.environ.get(KEYS_VARIABLE):
+            settings = settings.model_copy(update={"api_keys": ENVIRONMENT})
+        if settings.api_keys:
+            Keys.read(settings.api_keys)
+    except KeysError as error:
+        problems.append(str(error))
+    if problems:
+        raise PreflightError(problems)
+    return settings, found
+
+
+def _adapter(name: str, path: str, model: str) -> Adapter:
+    directory = Path(path).resolve()
+    config = directory / "adapter_config.json"
+    if not config.is_file() or not any(directory.glob("*.safetensors")):
+        raise ModelError(f"{name}={path}: holds no adapter_config.json and *.safetensors of PEFT")
+    if name == model or "@" in name or not name:
+        raise ModelError(f"{name}={path}: call it otherwise, without @ and not as the model")
+    rank = int(json.loads(config.read_text())["r"])
+    return Adapter(name, str(directory), versions.of_directory(directory), rank)
+
+
+def _lora(lora: Lora | None, adapters: list[Adapter]) -> Lora | None:
+    """Room for these adapters beside their successors; what there is stays if it is enough, so
+    that replicas need not start anew."""
+    if not adapters:
+        return lora
+    needed = Lora(max_rank=max(a.rank for a in adapters), slots=max(4, 2 * len(adapters)))
+    if lora is None:
+        return needed
+    return Lora(max_rank=max(lora.max_rank, needed.max_rank), slots=max(lora.slots, needed.slots))
+
+
+@contextmanager
+def _ray(settings: Settings, address: str | None) -> Iterator[None]:
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        # CPUs are only counted: an update needs the room of every replica twice.
+        cpus = 2 * settings.cpus * settings.max_replicas + 2
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _deploy(settings: Settings, adapters: list[Adapter]) -> None:
+    """As `serve deploy` would, so that Serve itself sees what changed; waits until it runs."""
+    from ray import serve as ray_serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    from medgpt_ray.serving.deployment import APPLICATION as IMPORT_PATH
+    from medgpt_ray.serving.deployment import NAME
+
+    config = {a.name: {"path": a.path, "version": a.version} for a in adapters}
+    application = {
+        "name": APPLICATION,
+        "route_prefix": "/",
+        "import_path": IMPORT_PATH,
+        "args": settings.model_dump(mode="json"),
+        "deployments": [{"name": NAME, "user_config": {"adapters": config}}],
+    }
+    began = time.time()
+    schema = ServeDeploySchema.model_validate({"applications": [application]})
+    _get_global_client().deploy_apps(schema)
+    while time.time() < began + START_SECONDS:
+        status = ray_serve.status().applications.get(APPLICATION)
+        if status and status.status == "DEPLOY_FAILED":
+            raise DeployFailed(_reason(status))
+        if status and status.status == "RUNNING" and _settled(status):
+            return
+        time.sleep(POLL_SECONDS)
+    raise DeployFailed(f"not running after {START_SECONDS:.0f} s: {_reason(status)}")
+
+
+def _settled(status: Any) -> bool:
+    """No replica is starting or still ends its answers."""
+    deployments = status.deployments.values()
+    return all(set(deployment.replica_states) == {"RUNNING"} for deployment in deployments)
+
+
+def _reason(status: Any) -> str:
+    if status is None:
+        return "Ray Serve knows nothing of it"
+    messages = [status.message, *(d.message for d in status.deployments.values())]
+    return "\n".join(message for message in messages if message)
+
+
+@contextmanager
+def _started(settings: Settings, host: str, port: int) -> Iterator[None]:
+    from ray import serve as ray_serve
+
+    options = {"host": host, "port": port, "request_timeout_s": settings.limits.request_seconds}
+    ray_serve.start(proxy_location="HeadOnly", http_options=options)
+    try:
+        yield
+    finally:
+        ray_serve.shutdown()
+
+
+def _watch() -> None:
+    """Until a signal, or until Ray Serve cannot be asked any more."""
+    from ray import serve as ray_serve
+
+    while True:
+        time.sleep(5)
+        ray_serve.status()
+
+
+def _free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PreflightError([f"--host {host} --port {port}: {error.strerror}"]) from error
+
+
+def _room_for_one_more(settings: Settings) -> None:
+    """A rolling update starts a new replica before an old one stops."""
+    import ray
+
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    for name, needed in (("CPU", settings.cpus), ("GPU", settings.gpus)):
+        if free.get(name, 0) < needed:
+            raise PreflightError(
+                [
+                    f"an update needs {needed} {name} free beside what serves now, and there are "
+                    f"{free.get(name, 0):g}: add a node, or stop `medgpt serve` and start it anew"
+                ]
+            )
+
+
+def _record(port: int) -> Path:
+    """What `serve-update` reads: where Ray is and what is deployed. No keys are in it."""
+    return CACHE / "serve" / f"{port}.json"
+
+
+def _write(record: Path, settings: Settings, adapters: list[Adapter]) -> None:
+    import ray
+
+    record.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "address": ray.get_runtime_context().gcs_address,
+        AUTH_MODE: os.environ.get(AUTH_MODE),
+        "settings": settings.model_dump(mode="json"),
+        "adapters": [asdict(adapter) for adapter in adapters],
+    }
+    write_atomically(record, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,52 @@
+"""A line for each request: who, what, how long; what was said with personal data masked."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from medgpt_ray.guard.notices import text_of
+from medgpt_ray.guard.personal import mask
+from medgpt_ray.serving.reply import Reply
+
+
+class RequestLog:
+    """`requests-PID.jsonl` in a folder, readable by its owner alone."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"requests-{os.getpid()}.jsonl"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._file = open(descriptor, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    def write(
+        self, scope: Any, status: int, version: str, seconds: float, reply: Reply | None
+    ) -> None:
+        body = scope["medgpt.body"]
+        record = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "key": scope["medgpt.key"],
+            "path": scope["path"],
+            "model": body.get("model"),
+            "version": version,
+            "status": status,
+            "seconds": round(seconds, 3),
+            "usage": reply and reply.usage,
+            "guard": reply and reply.guard(),
+            "said": [mask(text) for text in _said(body)],
+            "answered": [mask(reply.texts[index]) for index in sorted(reply.texts)]
+            if reply
+            else [],
+        }
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _said(body: dict[str, Any]) -> list[str]:
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        return [text_of(message) for message in messages if isinstance(message, dict)]
+    texts = body.get("prompt", body.get("input"))
+    return [
+        text for text in (texts if isinstance(texts, list) else [texts]) if isinstance(text, str)
+    ]

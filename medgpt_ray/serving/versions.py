@@ -1,0 +1,19 @@
+"""The version of weights: a digest of their files, so that equal names never hide other content."""
+
+import hashlib
+from pathlib import Path
+
+_PATTERNS = ("*.safetensors", "*.json", "*.jinja")
+
+
+def of_directory(directory: Path) -> str:
+    """Twelve hex digits over every weight, configuration and template file of a model or adapter.
+
+    It reads all of it: about a second a gigabyte, less than loading takes.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in _PATTERNS for file in directory.glob(pattern)):
+        with file.open("rb") as content:
+            part = hashlib.file_digest(content, "sha256").digest()
+        digest.update(file.name.encode() + b"\0" + part)
+    return digest.hexdigest()[:12]

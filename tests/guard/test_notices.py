@@ -1,0 +1,88 @@
+"""The guard's notices, both ways: where one is due, and where one would be a false alarm."""
+
+import pytest
+
+from medgpt_ray.guard.notices import ADVICE, CAUTION, examine
+from medgpt_ray.rewards.safety import emergency_referral
+
+
+def said(text: str, *earlier: dict) -> list[dict]:
+    return [*earlier, {"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("I have crushing chest pain since an hour", "en"),
+        ("My father's face is drooping and his speech is slurred speech", "en"),
+        ("What should I do, my baby is not breathing", "en"),
+        ("I took too much, an overdose of paracetamol", "en"),
+        ("我胸口剧烈疼痛，喘不上气", "zh"),
+        ("孩子突然抽搐，意识不清", "zh"),
+        ("我不想活了", "zh"),
+    ],
+)
+def test_an_emergency_gets_advice_in_its_language(text, language):
+    case = examine(said(text))
+    assert case.emergency
+    assert case.advice() == ADVICE[language]
+    assert emergency_referral(text, case.advice(), {"emergency": True}) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I have a runny nose and no chest pain",
+        "What is a seizure?",
+        "Explain shortness of breath in heart failure",
+        "什么是呼吸困难？",
+        "我咳嗽两天，没有胸痛，也没有呼吸困难",
+        "How much water should I drink?",
+    ],
+)
+def test_no_false_alarm(text):
+    assert examine(said(text)).advice() == ""
+
+
+def test_only_the_users_last_message_is_an_emergency():
+    earlier = {"role": "user", "content": "I have chest pain"}
+    answer = {"role": "assistant", "content": "Call 911 for chest pain."}
+    assert not examine(said("Thanks, it was a muscle.", earlier, answer)).emergency
+
+
+def test_a_message_may_be_parts():
+    parts = [{"type": "text", "text": "He is unconscious"}, {"type": "image_url"}]
+    assert examine([{"role": "user", "content": parts}]).emergency == ("unconscious",)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "language"),
+    [
+        ("How much ibuprofen can I take?", "Take 400 mg every 6 hours.", "en"),
+        ("Is 200 mg of ibuprofen fine?", "Better take 800 mg.", "en"),
+        ("布洛芬怎么吃？", "每次0.4g，每日3次。", "zh"),
+        ("阿莫西林一次吃几粒", "一次2粒，一天三次", "zh"),
+    ],
+)
+def test_a_dose_without_context_gets_a_caution(question, answer, language):
+    assert examine(said(question)).caution(answer) == CAUTION[language]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How much ibuprofen can I take?", "Ask your pharmacist, and rest for 2 days."),
+        ("Is 400 mg of ibuprofen fine?", "400 mg is a usual single dose."),
+        ("She is 34 years old and 62 kg: how much ibuprofen?", "Take 400 mg every 6 hours."),
+        ("我35岁，体重70公斤，布洛芬怎么吃？", "每次0.4g。"),
+        ("血压多少正常？", "低于120/80 mmHg。"),
+    ],
+)
+def test_no_caution_where_the_context_is_there_or_no_dose_is(question, answer):
+    assert examine(said(question)).caution(answer) == ""
+
+
+def test_a_dose_of_the_sources_has_its_context():
+    question, answer = said("How is it dosed?"), "The leaflet says 5 mg once a day."
+    assert examine(question).caution(answer)
+    assert not examine(question, sources=["Start with 5 mg."]).caution(answer)

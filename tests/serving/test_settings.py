@@ -1,0 +1,73 @@
+"""Options of the command line, keys and versions."""
+
+from pathlib import Path
+
+import pytest
+
+from medgpt_ray.config.loader import ConfigError
+from medgpt_ray.preflight import PreflightError
+from medgpt_ray.serving import command, versions
+from medgpt_ray.serving.keys import Keys, KeysError
+from medgpt_ray.serving.settings import Settings, pairs, settings_from
+
+
+def test_options_become_settings():
+    values = ["limits.request_bytes=5000", "dtype=float32", "lora.max_rank=8"]
+    settings = settings_from({"model": "m", "guard": True}, "1:3", values)
+    assert (settings.min_replicas, settings.max_replicas) == (1, 3)
+    assert settings.limits.request_bytes == 5000
+    assert (settings.dtype, settings.lora.max_rank, settings.guard) == ("float32", 8, True)
+
+
+def test_every_wrong_option_is_named():
+    with pytest.raises(ConfigError) as caught:
+        settings_from({"model": "m"}, "x", ["limits.bytes=5", "dtype=int3", "model.x=1"])
+    problems = "\n".join(caught.value.problems)
+    for name in ("min_replicas", "limits.bytes", "dtype", "model.x=1"):
+        assert name in problems
+    with pytest.raises(ConfigError, match="3:1"):
+        settings_from({"model": "m"}, "3:1", [])
+    with pytest.raises(ConfigError, match="cardio"):
+        pairs(["cardio"])
+
+
+def test_keys_from_a_file(tmp_path: Path):
+    file = tmp_path / "keys"
+    file.write_text("# ward\nfirst-key\n\nsecond-key\n")
+    keys = Keys.read(str(file))
+    assert keys.find(b"Bearer first-key") != keys.find(b"Bearer second-key")
+    assert keys.find(b"Bearer # ward") is None
+    assert keys.find(None) is None
+
+
+def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MEDGPT_API_KEYS", "first-key, second-key")
+    assert Keys.read("environment").find(b"bearer second-key")
+    monkeypatch.setenv("MEDGPT_API_KEYS", " ")
+    with pytest.raises(KeysError, match="MEDGPT_API_KEYS"):
+        Keys.read("environment")
+
+
+def test_the_version_is_that_of_the_content(tiny_model: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in tiny_model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert versions.of_directory(copy) == versions.of_directory(tiny_model)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert versions.of_directory(copy) != versions.of_directory(tiny_model)
+
+
+def test_every_wrong_path_is_named(tmp_path: Path):
+    settings = Settings(model=str(tmp_path / "none"), api_keys=str(tmp_path / "no-keys"))
+    with pytest.raises(PreflightError) as caught:
+        command.check(settings, {"cardio": str(tmp_path)})
+    assert len(caught.value.problems) == 3
+
+
+def test_without_keys_only_loopback_is_served(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MEDGPT_API_KEYS", raising=False)
+    with pytest.raises(PreflightError, match="API keys"):
+        command.serve(Settings(model=str(tiny_model)), {}, "0.0.0.0", 8000, None)

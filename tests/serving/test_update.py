@@ -1,0 +1,95 @@
+"""Changes under a steady load: no answer fails, and each is of one version.
+
+Last of the package by its name: it changes what the shared server serves.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+import openai
+
+from medgpt_ray.serving import versions
+
+
+class Load:
+    """Four callers, about twelve requests a second; what each version said."""
+
+    def __init__(self, client: openai.OpenAI, model: str) -> None:
+        self.client, self.model = client, model
+        self.texts: defaultdict[str, set[str]] = defaultdict(set)
+        self.answers = 0
+        self.failures: list[str] = []
+        self.last = ""
+        self._stop = threading.Event()
+
+    @contextmanager
+    def running(self):
+        threads = [threading.Thread(target=self._call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(timeout=120)
+
+    def _call(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                response = self.client.chat.completions.with_raw_response.create(
+                    model=self.model,
+                    messages=[{"role": "user", "content": "Wash your hands today."}],
+                    max_tokens=24,
+                    temperature=0,
+                )
+            except openai.OpenAIError as error:
+                self.failures.append(repr(error))
+                continue
+            self.last = response.headers["x-medgpt-version"]
+            self.texts[self.last].add(response.parse().choices[0].message.content)
+            self.answers += 1
+            time.sleep(max(0.0, 0.33 - (time.monotonic() - began)))
+
+
+def test_an_adapter_is_swapped_in_place(server, models):
+    base, old, new = (versions.of_directory(d) for d in (models.base, *models.adapters))
+    with Load(server.client("key-of-load"), "cardio").running() as load:
+        time.sleep(1)
+        done = server.update("--adapter", f"cardio={models.adapters[1]}")
+        time.sleep(1)
+    assert done.returncode == 0, done.stderr
+    assert load.failures == []
+    assert set(load.texts) == {f"{base}+{old}", f"{base}+{new}"}
+    assert all(len(texts) == 1 for texts in load.texts.values()), load.texts
+    assert load.texts[f"{base}+{old}"] != load.texts[f"{base}+{new}"]
+
+
+def test_a_broken_update_is_named_and_changes_nothing(server, tmp_path):
+    done = server.update(str(tmp_path))
+    assert done.returncode == 2
+    assert "config.json" in done.stderr
+    done = server.update("--adapter", "nowhere")
+    assert done.returncode == 2
+
+
+def test_weights_are_swapped_by_new_replicas(server, models):
+    old, new = versions.of_directory(models.base), versions.of_directory(models.other)
+    with Load(server.client("key-of-load"), "tiny").running() as load:
+        time.sleep(1)
+        done = server.update(str(models.other))
+        after = server.client().chat.completions.with_raw_response.create(
+            model="tiny", messages=[{"role": "user", "content": "Hi"}], max_tokens=2
+        )
+        time.sleep(1)
+    assert done.returncode == 0, done.stderr
+    assert after.headers["x-medgpt-version"] == new
+    assert after.parse().system_fingerprint == new
+    assert load.failures == []
+    assert load.answers > 10
+    assert set(load.texts) == {old, new}
+    assert all(len(texts) == 1 for texts in load.texts.values()), load.texts
+    assert load.texts[old] != load.texts[new]
