@@ -47,7 +47,7 @@ class Outline:
 
     @property
     def heading(self) -> tuple[str, ...]:
-        return tuple(title for _, title in self._titles)
+        return tuple(title for _, title in self._titles if title)
 
     def block(self, lines: Sequence[tuple[str, Place]]) -> Block:
         """Lines of one paragraph as running text: with a space between, but for Chinese."""

@@ -4,23 +4,26 @@ The work is done on a copy that replaces the index by a rename: a build that is 
 leaves the index as it was, and whoever has it open goes on reading the old one.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from medgpt_ray.retrieval import readers
 from medgpt_ray.retrieval.chunks import Chunk, chunks
+from medgpt_ray.retrieval.confidence import Calibration
 from medgpt_ray.retrieval.embedding import Embedder
 from medgpt_ray.retrieval.errors import RetrievalError
-from medgpt_ray.retrieval.store import FORMAT, Facts, Store
+from medgpt_ray.retrieval.store import Facts, Store
 
 FILE = "index.sqlite"
 CHUNK_TOKENS = 256
+_TEMPORARY = ".build-"
 _MARKERS = 8
 """Tokens kept free for the marks of beginning and end, an instruction, and what joining adds."""
 
@@ -42,11 +45,12 @@ Progress = Callable[[str, int, int], None]
 """Called with path, chunks so far and chunks in all, before each file is embedded."""
 
 
-def build(folder: Path, output: Path, embedder: Embedder, progress: Progress | None = None) -> Report:
+def build(
+    folder: Path, output: Path, embedder: Embedder, progress: Progress | None = None
+) -> Report:
     """Make `output` the index of `folder`; raises `RetrievalError` with every file at fault."""
     hashes, ignored = _scan(folder)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".build-") as temporary:
+    with _alone(output), tempfile.TemporaryDirectory(dir=output, prefix=_TEMPORARY) as temporary:
         working = Path(temporary) / FILE
         with closing(_working_copy(output / FILE, working, embedder)) as store:
             known = store.files()
@@ -73,6 +77,26 @@ def build(folder: Path, output: Path, embedder: Embedder, progress: Progress | N
         ignored=tuple(ignored),
         chunks=count,
     )
+
+
+def calibrate(output: Path, calibration: Calibration) -> None:
+    """Keep in the index how its confidence is computed from now on."""
+    with _alone(output), closing(Store.open(output / FILE, write=True)) as store:
+        store.calibrate(calibration)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Nobody else writes to the index; what a killed build left is cleared away."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RetrievalError([f"{output}: another build is at work on it"]) from None
+        for left in output.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(left)
+        yield
 
 
 def _scan(folder: Path) -> tuple[dict[str, str], list[str]]:

@@ -26,7 +26,7 @@ class Chunk:
     @property
     def searched(self) -> str:
         """The text with its headings above it: what is embedded and indexed."""
-        return "\n".join([" > ".join(filter(None, self.heading)), self.text]).strip()
+        return "\n".join([" > ".join(self.heading), self.text]).strip()
 
 
 class _Piece(NamedTuple):

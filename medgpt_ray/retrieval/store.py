@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
 import numpy as np
@@ -31,7 +30,7 @@ create table files (id integer primary key, path text not null unique, sha256 te
 create table chunks (id integer primary key, file integer not null references files, text text not null,
     heading text not null, first_page integer, first_line integer, last_page integer, last_line integer);
 create index chunks_of_file on chunks (file);
-create virtual table terms using fts5(terms, content='', contentless_delete=1, tokenize='porter unicode61');
+create virtual table terms using fts5(words, content='', contentless_delete=1, tokenize='porter unicode61');
 create virtual table vectors using vec0(id integer primary key, vector float[{dimension}] distance_metric=cosine);
 """
 
@@ -45,12 +44,9 @@ class Facts:
     embedding: str
     fingerprint: str
     dimension: int
+    calibration: tuple[float, ...] | None = None
+    """Of `confidence.Calibration`, where the user made one."""
     format: int = FORMAT
-
-
-class Found(NamedTuple):
-    id: int
-    score: float
 
 
 class Store:
@@ -65,20 +61,25 @@ class Store:
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
         with connection:
             connection.execute(_SCHEMA.format(dimension=facts.dimension))
-            connection.executemany("insert into facts values (?, ?)", ((name, json.dumps(value)) for name, value in vars(facts).items()))
+            rows = ((name, json.dumps(value)) for name, value in vars(facts).items())
+            connection.executemany("insert into facts values (?, ?)", rows)
         return cls(connection, facts)
 
     @classmethod
     def open(cls, path: Path, write: bool = False) -> "Store":
         rebuild = "delete it and build the index anew"
         try:
-            connection = _connect(path, apsw.SQLITE_OPEN_READWRITE if write else apsw.SQLITE_OPEN_READONLY)
+            connection = _connect(
+                path, apsw.SQLITE_OPEN_READWRITE if write else apsw.SQLITE_OPEN_READONLY
+            )
             facts = dict(connection.execute("select name, value from facts"))
         except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError) as error:
             raise RetrievalError([f"{path}: not an index ({error}), {rebuild}"]) from None
         values = {name: json.loads(value) for name, value in facts.items()}
         if values.get("format") != FORMAT:
-            raise RetrievalError([f"{path}: of format {values.get('format')}, not {FORMAT}: {rebuild}"])
+            raise RetrievalError(
+                [f"{path}: of format {values.get('format')}, not {FORMAT}: {rebuild}"]
+            )
         return cls(connection, Facts(**values))
 
     def close(self) -> None:
@@ -98,21 +99,35 @@ class Store:
         run("insert into files (path, sha256) values (?, ?)", (path, sha256))
         file, count = self._connection.last_insert_rowid(), 0
         for chunk, vector in entries:
-            row = (file, chunk.text, json.dumps(chunk.heading, ensure_ascii=False), *chunk.first, *chunk.last)
+            row = (
+                file,
+                chunk.text,
+                json.dumps(chunk.heading, ensure_ascii=False),
+                *chunk.first,
+                *chunk.last,
+            )
             run("insert into chunks values (null, ?, ?, ?, ?, ?, ?, ?)", row)
             id = self._connection.last_insert_rowid()
-            run("insert into terms (rowid, terms) values (?, ?)", (id, " ".join(terms(chunk.searched))))
+            run(
+                "insert into terms (rowid, words) values (?, ?)",
+                (id, " ".join(terms(chunk.searched))),
+            )
             run("insert into vectors values (?, ?)", (id, vector.astype("<f4").tobytes()))
             count += 1
         return count
 
     def remove(self, path: str) -> None:
         run = self._connection.execute
-        for table, key in (("terms", "rowid"), ("vectors", "id")):
-            ids = [id for (id,) in run("select chunks.id from chunks join files on files.id = file where path = ?", (path,))]
-            self._connection.executemany(f"delete from {table} where {key} = ?", ((id,) for id in ids))
-        run("delete from chunks where file = (select id from files where path = ?)", (path,))
-        run("delete from files where path = ?", (path,))
+        (file,) = self._ids("select id from files where path = ?", (path,))
+        ids = [(id,) for id in self._ids("select id from chunks where file = ?", (file,))]
+        self._connection.executemany("delete from terms where rowid = ?", ids)
+        self._connection.executemany("delete from vectors where id = ?", ids)
+        run("delete from chunks where file = ?", (file,))
+        run("delete from files where id = ?", (file,))
+
+    def calibrate(self, calibration: Sequence[float]) -> None:
+        query = "update facts set value = ? where name = 'calibration'"
+        self._connection.execute(query, (json.dumps(calibration),))
 
     def __len__(self) -> int:
         (count,) = next(iter(self._connection.execute("select count(*) from chunks")))
@@ -125,22 +140,29 @@ class Store:
         path, text, heading, *places = next(iter(self._connection.execute(query, (id,))))
         return path, Chunk(text, tuple(json.loads(heading)), Place(*places[:2]), Place(*places[2:]))
 
-    def by_terms(self, words: Sequence[str], count: int) -> list[Found]:
-        """The best by BM25 of the chunks with any of `words`, best first; a larger score is better."""
+    def by_terms(self, words: Sequence[str], count: int) -> list[int]:
+        """The best by BM25 of the chunks with any of `words`, best first."""
         if not words:
             return []
-        query = "select rowid, -rank from terms where terms match ? order by rank, rowid limit ?"
-        rows = self._connection.execute(query, (" OR ".join(map(_quoted, words)), count))
-        return [Found(*row) for row in rows]
+        query = "select rowid from terms where terms match ? order by rank, rowid limit ?"
+        return self._ids(query, (" OR ".join(map(_quoted, words)), count))
 
-    def by_vector(self, vector: Vector, count: int) -> list[Found]:
-        """The nearest by cosine, best first."""
-        query = "select id, 1 - distance from vectors where vector match ? and k = ? order by distance, id"
-        return [Found(*row) for row in self._connection.execute(query, (vector.tobytes(), count))]
+    def by_vector(self, vector: Vector, count: int) -> list[int]:
+        """The nearest by cosine, nearest first."""
+        query = "select id from vectors where vector match ? and k = ? order by distance"
+        return self._ids(query, (vector.tobytes(), count))
+
+    def cosines(self, vector: Vector, ids: Sequence[int]) -> dict[int, float]:
+        marks = ", ".join("?" * len(ids))
+        query = f"select id, 1 - vec_distance_cosine(vector, ?) from vectors where id in ({marks})"
+        return dict(self._connection.execute(query, (vector.tobytes(), *ids)))
 
     def with_term(self, word: str) -> set[int]:
-        query = "select rowid from terms where terms match ?"
-        return {id for (id,) in self._connection.execute(query, (_quoted(word),))}
+        """Ids of the chunks with `word`, in any of its forms."""
+        return set(self._ids("select rowid from terms where terms match ?", (_quoted(word),)))
+
+    def _ids(self, query: str, values: Sequence[object]) -> list[int]:
+        return [id for (id,) in self._connection.execute(query, values)]
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:

@@ -1,7 +1,7 @@
-"""Text as terms for BM25: English words, and neighbouring pairs of Chinese characters.
+"""Text as terms for BM25: English words, and Chinese characters alone and in neighbouring pairs.
 
-Pairs need no dictionary, so that no drug name is unknown to one, and search Chinese about as well
-as words do. English stems are SQLite's (Porter).
+They need no dictionary, to which new drugs are unknown, and find more than words do (measured in
+benchmarks/results/retrieval.md). English stems are SQLite's (Porter).
 """
 
 import re
@@ -26,7 +26,7 @@ def terms(text: str) -> list[str]:
     """Every term of a document, in order."""
     found: list[str] = []
     for run in _RUN.findall(_normalised(text)):
-        found += _pairs(run) if _CHINESE.match(run) else [run]
+        found += _grams(run) if _CHINESE.match(run) else [run]
     return found
 
 
@@ -36,7 +36,7 @@ def question_terms(text: str) -> list[str]:
     for run in _RUN.findall(_normalised(text)):
         if _CHINESE.match(run):
             for part in _CHINESE_STOP.split(run):
-                found += _pairs(part)
+                found += _grams(part)
         elif run not in _STOP:
             found.append(run)
     return list(dict.fromkeys(found))
@@ -46,5 +46,10 @@ def _normalised(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
-def _pairs(run: str) -> list[str]:
-    return [run[i : i + 2] for i in range(len(run) - 1)] if len(run) > 1 else list(run)
+def _grams(run: str) -> list[str]:
+    """高血压: 高 血 压 高血 血压."""
+    return [*run, *(run[position : position + 2] for position in range(len(run) - 1))]
+
+
+def is_chinese(text: str) -> bool:
+    return bool(_CHINESE.search(text))

@@ -26,7 +26,9 @@ def read(path: Path) -> Iterator[Block]:
         texts = _values(row, TEXTS) if isinstance(row, dict) else []
         if not texts:
             keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            problems.append(f"{path}:{number}: no text under any of {', '.join(TEXTS)} (has: {keys})")
+            problems.append(
+                f"{path}:{number}: no text under any of {', '.join(TEXTS)} (has: {keys})"
+            )
             continue
         outline.enter(1, " ".join(_values(row, TITLES)))
         blocks += [outline.block([(text, Place(line=number))]) for text in texts]

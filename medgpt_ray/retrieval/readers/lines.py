@@ -58,13 +58,20 @@ def blocks(lines: Sequence[Line]) -> Iterator[Block]:
 def _is_title(text: str, following: str) -> bool:
     """Of the first line: short, and what follows is a heading or sentences."""
     short = width(text) <= _HEADING_COLUMNS and not ends_sentence(text) and text[-1] not in ",，、"
-    return short and (heading_level(following, "-") is not None or width(following) > 2 * width(text))
+    return short and (
+        heading_level(following, "-") is not None or width(following) > 2 * width(text)
+    )
 
 
 def heading_level(text: str, following: str) -> int | None:
     """1 for a chapter, deeper for more; None for a line of text, which `following` helps to tell:
     numbered lines one after another are a list, and nothing follows a heading at the end."""
-    if width(text) > _HEADING_COLUMNS or ends_sentence(text) or text[-1] in ",，、" or not following:
+    if (
+        width(text) > _HEADING_COLUMNS
+        or ends_sentence(text)
+        or text[-1] in ",，、"
+        or not following
+    ):
         return None
     for pattern, level in _HEADINGS:
         if pattern.match(text):

@@ -81,7 +81,9 @@ def _plain(node: SyntaxTreeNode) -> str:
     if node.type in _BREAKS:
         return " "
     if node.children:
-        return "".join(_plain(child) for child in node.children).strip(" " if node.is_nested else "")
+        return "".join(_plain(child) for child in node.children).strip(
+            " " if node.is_nested else ""
+        )
     return "" if node.type == "html_inline" else node.content
 
 

@@ -26,7 +26,9 @@ def read(path: Path) -> Iterator[Block]:
             raise
         raise RetrievalError([f"{path}: not a readable PDF: {error}"]) from None
     if not any(page.strip() for page in pages):
-        raise RetrievalError([f"{path}: no text in it (scanned?), run it through OCR: ocrmypdf IN OUT"])
+        raise RetrievalError(
+            [f"{path}: no text in it (scanned?), run it through OCR: ocrmypdf IN OUT"]
+        )
     return lines.blocks(_rejoined(pages))
 
 
