@@ -1,0 +1,168 @@
+"""An index opened for questions.
+
+    index = Index.open("notes.index")
+    findings = index.search("How long is driving forbidden after a stroke?")
+    findings.sufficient, findings.hits[0].citation    # True, "stroke.pdf, p. 2, Acute stroke > ..."
+
+BM25 and the vectors each propose candidates, which are ordered by the share of the question's terms
+that they have, weighted by rarity, plus their cosine. Both lie in 0 to 1, so neither needs a weight.
+(Reciprocal rank fusion does worse: benchmarks/results/retrieval.md.) A cross-encoder, where one is
+given, orders the candidates instead.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from medgpt_ray.retrieval.build import FILE
+from medgpt_ray.retrieval.chunks import Chunk
+from medgpt_ray.retrieval.confidence import MINILM, THRESHOLD, WORDS_ONLY, Calibration, Evidence
+from medgpt_ray.retrieval.conversation import condense
+from medgpt_ray.retrieval.embedding import EMBEDDED_SHA256, Embedder
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.reranker import CrossEncoder
+from medgpt_ray.retrieval.store import Store
+from medgpt_ray.retrieval.terms import is_chinese, question_terms
+
+CANDIDATES = 20
+"""Proposed by each of BM25 and the vectors."""
+HITS = 5
+_READABLE = 0.5
+"""Share of a question's tokens that the embedding model must know for its vector to count."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    path: str
+    chunk: Chunk
+    score: float
+
+    @property
+    def citation(self) -> str:
+        """Source and place, for a reader: "guide.pdf, p. 3-4, Asthma > Treatment"."""
+        first, last = self.chunk.first, self.chunk.last
+        word = "para." if PurePosixPath(self.path).suffix.lower() == ".docx" else "line"
+        spans = (("p.", first.page, last.page), (word, first.line, last.line))
+        places = [
+            f"{name} {start}" if start == end else f"{name} {start}-{end}"
+            for name, start, end in spans
+            if start is not None
+        ]
+        return ", ".join([self.path, *places, *filter(None, [" > ".join(self.chunk.heading)])])
+
+
+@dataclass(frozen=True)
+class Findings:
+    question: str
+    hits: tuple[Hit, ...]
+    confidence: float
+    """That the best hit answers the question, as calibrated."""
+
+    @property
+    def sufficient(self) -> bool:
+        return self.confidence >= THRESHOLD
+
+
+class Candidate(NamedTuple):
+    id: int
+    score: float
+    evidence: Evidence
+
+
+class Question:
+    """What is known of a question before anything is ranked."""
+
+    def __init__(self, text: str, store: Store, embedder: Embedder) -> None:
+        self.text = text
+        self.terms = question_terms(text)
+        self.vector = embedder.embed_question(text)
+        self.readable = embedder.coverage(text) >= _READABLE
+        self.chunks = len(store)
+        self.holders = {term: store.with_term(term) for term in self.terms}
+
+    @cached_property
+    def rarity(self) -> Mapping[str, float]:
+        """Of each term, BM25's weight: 1 where one chunk has it, slightly more where none has."""
+        weight = {
+            term: math.log1p((self.chunks - len(held) + 0.5) / (len(held) + 0.5))
+            for term, held in self.holders.items()
+        }
+        rarest = math.log1p((self.chunks - 0.5) / 1.5)
+        return {term: value / rarest for term, value in weight.items()}
+
+    def matched(self, id: int) -> float:
+        return sum(self.rarity[term] for term, held in self.holders.items() if id in held)
+
+    def coverage(self, id: int) -> float:
+        return self.matched(id) / sum(self.rarity.values()) if self.terms else 0.0
+
+
+class Index:
+    """Read-only, and safe to share between threads; a later build does not disturb it."""
+
+    def __init__(self, store: Store, embedder: Embedder, reranker: CrossEncoder | None) -> None:
+        self.store, self._embedder, self._reranker = store, embedder, reranker
+
+    @classmethod
+    def open(
+        cls, directory: str | Path, embedding: str | None = None, reranker: str | None = None
+    ) -> "Index":
+        """`embedding`: where the model of the index is now, if it was moved; `reranker`: the
+        directory of a cross-encoder. Raises `RetrievalError` for what does not fit."""
+        file = Path(directory) / FILE
+        if not file.is_file():
+            raise RetrievalError([f"{directory}: no index in it, make one: medgpt index build"])
+        store = Store.open(file)
+        embedder = Embedder(embedding or store.facts.embedding)
+        if embedder.fingerprint != store.facts.fingerprint:
+            built = f"built with the embedding model {store.facts.embedding}"
+            reason = f"{built}, and the weights of {embedder.path} are others"
+            raise RetrievalError([f"{directory}: {reason}: build it anew"])
+        return cls(store, embedder, CrossEncoder(reranker) if reranker else None)
+
+    @property
+    def calibration(self) -> Calibration:
+        if self.store.facts.calibration:
+            return Calibration(*self.store.facts.calibration)
+        return MINILM if self.store.facts.fingerprint == EMBEDDED_SHA256 else WORDS_ONLY
+
+    def ask(self, questions: Sequence[str], count: int = HITS) -> Findings:
+        """As `search`, for the last of the `questions` of a conversation."""
+        return self.search(condense(questions), count)
+
+    def search(self, question: str, count: int = HITS) -> Findings:
+        """The best `count` passages for a question that can be understood alone."""
+        best = self.rank(question)[:count]
+        hits = tuple(Hit(*self.store.chunk(found.id), found.score) for found in best)
+        confidence = self.calibration.confidence(best[0].evidence) if best else 0.0
+        return Findings(question, hits, confidence)
+
+    def rank(self, text: str) -> list[Candidate]:
+        """Every candidate, best first."""
+        question = self.question(text)
+        ids = list(dict.fromkeys([*self.by_terms(question), *self.by_meaning(question)]))
+        cosines = self.store.cosines(question.vector, ids) if question.readable else {}
+        scores = [question.coverage(id) + cosines.get(id, 0.0) for id in ids]
+        if self._reranker and ids:
+            passages = [self.store.chunk(id)[1].searched for id in ids]
+            scores = self._reranker.scores(text, passages)
+        chinese = float(is_chinese(text))
+        found = [
+            Candidate(id, score, Evidence(question.matched(id), cosines.get(id, 0.0), chinese))
+            for id, score in zip(ids, scores, strict=True)
+        ]
+        return sorted(found, key=lambda candidate: (-candidate.score, candidate.id))
+
+    def question(self, text: str) -> Question:
+        return Question(text, self.store, self._embedder)
+
+    def by_terms(self, question: Question) -> list[int]:
+        """Candidates, best first by BM25."""
+        return self.store.by_terms(question.terms, CANDIDATES)
+
+    def by_meaning(self, question: Question) -> list[int]:
+        """Candidates, nearest first; none where the model cannot read the question."""
+        return self.store.by_vector(question.vector, CANDIDATES) if question.readable else []
