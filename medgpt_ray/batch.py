@@ -11,7 +11,7 @@ from medgpt_ray.algos.dapo import overlong_penalty
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.algos.policy_loss import Normaliser
 from medgpt_ray.models.packing import Sequence
-from medgpt_ray.types import Sample
+from medgpt_ray.types import Completion, Sample
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Update:
 def to_sequences(algorithm: PolicyGradient, samples: Seq[Sample]) -> list[Sequence]:
     """One per sample; `rollout_log_probs` [T] and `mask` [T] are there from the start.
 
-    The mask is 1.0 on the tokens that are trained: all of them, but for a truncated completion's
-    where the algorithm leaves it out.
+    The mask is 1.0 on the tokens that are trained: all of them, but for what an environment said
+    and for a truncated completion's where the algorithm leaves it out.
     """
     return [
         Sequence(
@@ -39,15 +39,19 @@ def to_sequences(algorithm: PolicyGradient, samples: Seq[Sample]) -> list[Sequen
             sample.completion.token_ids,
             {
                 "rollout_log_probs": np.asarray(sample.completion.log_probs, dtype=np.float32),
-                "mask": np.full(
-                    len(sample.completion.token_ids),
-                    float(not (algorithm.config.mask_truncated and sample.completion.truncated)),
-                    dtype=np.float32,
-                ),
+                "mask": _mask(sample.completion, algorithm.config.mask_truncated),
             },
         )
         for sample in samples
     ]
+
+
+def _mask(completion: Completion, mask_truncated: bool) -> np.ndarray:
+    trained = not (mask_truncated and completion.truncated)
+    mask = np.full(len(completion.token_ids), float(trained), dtype=np.float32)
+    for start, end in completion.observed:
+        mask[start:end] = 0.0
+    return mask
 
 
 def with_field(sequences: Seq[Sequence], name: str, values: Seq[np.ndarray]) -> list[Sequence]:

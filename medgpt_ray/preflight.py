@@ -67,6 +67,7 @@ def check(config: RunConfig, resume: bool) -> None:
     else:
         problems += _data(config, tokenizer)
         problems += _rewards(config)
+        problems += _environment(config)
         problems += _scorers(config)
     problems += _resources(config)
     problems += _masters(config)
@@ -196,6 +197,22 @@ def _rewards(config: RlRun) -> Iterator[str]:
             resolve(reward.function, reward.arguments)
         except RewardError as error:
             yield f"rewards.{index}.function: {error}"
+
+
+def _environment(config: RlRun) -> Iterator[str]:
+    from medgpt_ray.rewards import RewardError, find
+
+    if section := config.rollout.multi_turn:
+        try:
+            environment = find(section.environment)
+        except RewardError as error:
+            yield f"rollout.multi_turn.environment: {error}"
+            return
+        if not callable(getattr(environment, "step", None)):
+            yield (
+                f"rollout.multi_turn.environment: {section.environment} has no method step(text): "
+                "see medgpt_ray/environments/__init__.py"
+            )
 
 
 def _scorers(config: RlRun) -> Iterator[str]:

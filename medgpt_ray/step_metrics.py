@@ -10,21 +10,27 @@ def sample_metrics(samples: list[Sample], failed: list[Sample], version: int) ->
     every = samples + failed
     lengths = [len(s.completion.token_ids) for s in every]
     ages = [version - s.completion.oldest_version for s in every]
+    turns = [1 + len(s.completion.observed) for s in every]
+    several = {"turns/mean": float(np.mean(turns))} if max(turns) > 1 else {}
     parts = {
         f"reward/{name}": float(np.mean([s.reward_parts[name] for s in samples]))
         for name in samples[0].reward_parts
     }
-    return parts | {
-        "reward/mean": float(np.mean(rewards)),
-        "reward/std": float(np.std(rewards)),
-        "completion_length/mean": float(np.mean(lengths)),
-        "completion_length/max": float(max(lengths)),
-        "truncated_share": float(np.mean([s.completion.truncated for s in every])),
-        "failed_samples": float(len(failed)),
-        "staleness/mean": float(np.mean(ages)),
-        "staleness/max": float(max(ages)),
-        "tokens/generated": float(sum(lengths)),
-    }
+    return (
+        parts
+        | several
+        | {
+            "reward/mean": float(np.mean(rewards)),
+            "reward/std": float(np.std(rewards)),
+            "completion_length/mean": float(np.mean(lengths)),
+            "completion_length/max": float(max(lengths)),
+            "truncated_share": float(np.mean([s.completion.truncated for s in every])),
+            "failed_samples": float(len(failed)),
+            "staleness/mean": float(np.mean(ages)),
+            "staleness/max": float(max(ages)),
+            "tokens/generated": float(sum(lengths)),
+        }
+    )
 
 
 PER_UPDATE = ("loss", "grad_norm", "learning_rate", "tokens/learned", "memory/learner_gib")

@@ -52,9 +52,14 @@ class Completion:
     log_probs: tuple[float, ...]
     """[T] the engine's own log-prob of each sampled token, at the sampling temperature."""
     text: str
-    """Decoded without special tokens: what rewards see."""
+    """Decoded without special tokens: what rewards see; of several turns the last."""
     finish_reason: FinishReason
     versions: tuple[VersionSpan, ...]
+    """Of the tokens that the policy generated; those of `observed` have none."""
+    observed: tuple[tuple[int, int], ...] = ()
+    """Start and end of what an environment said between turns of the policy: never trained on."""
+    error: str | None = None
+    """What went wrong in the environment; such a completion is not trained on."""
 
     @property
     def truncated(self) -> bool:

@@ -37,6 +37,16 @@ def fragile(prompt, completion, row):
     return 1.0
 
 
+class Nag:
+    """An environment that answers every turn."""
+
+    def __init__(self, row, **arguments):
+        self.answer = row["answer"]
+
+    def step(self, text):
+        return [{"role": "user", "content": "More about " + self.answer}]
+
+
 def slow(prompt, completion, row):
     time.sleep(0.3)
     return 0.5

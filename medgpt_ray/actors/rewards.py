@@ -119,6 +119,8 @@ def _sample(
     parts: dict[str, float] = {}
     total = 0.0
     failure = None
+    if completion.error:
+        failure = RewardFailure("environment", prompt.id, completion.index, completion.error)
     for reward, score in zip(rewards, scores, strict=True):
         if isinstance(score, str):
             failure = failure or RewardFailure(reward.function, prompt.id, completion.index, score)

@@ -64,34 +64,79 @@ class RolloutWorker:
         starts anew here (vLLM's per-request seeds crash its CPU engine).
         """
         import torch
-        from vllm import SamplingParams
 
         if self.version is None:
             raise RuntimeError(
                 f"rollout worker {self.number} was asked to generate before its sync"
             )
         torch.manual_seed(seed)
-        outputs = self.engine.generate(
-            [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
-            SamplingParams(
-                n=completions,
-                temperature=0.0 if greedy else self.config.rollout.temperature,
-                logprobs=0,
-                max_tokens=self.config.rollout.max_completion_tokens,
-                stop_token_ids=self.stop_token_ids,
-                detokenize=False,
-            ),
-            use_tqdm=False,
+        if self.config.rollout.multi_turn:
+            return self._converse(prompts, completions, greedy)
+        limits = [self.config.rollout.max_completion_tokens] * len(prompts)
+        outputs = self._sample(
+            [prompt.token_ids for prompt in prompts], limits, completions, greedy
         )
         return [
-            [self._completion(prompt, output) for output in request.outputs]
+            [self._completion(prompt.id, output) for output in request.outputs]
             for prompt, request in zip(prompts, outputs, strict=True)
         ]
 
-    def _completion(self, prompt: Prompt, output: Any) -> Completion:
+    def _sample(
+        self, prompts: Sequence[tuple[int, ...]], limits: list[int], completions: int, greedy: bool
+    ) -> list[Any]:
+        """vLLM's outputs for prompts of token ids, each with its own limit of tokens."""
+        from vllm import SamplingParams
+
+        return self.engine.generate(
+            [{"prompt_token_ids": list(ids)} for ids in prompts],
+            [
+                SamplingParams(
+                    n=completions,
+                    temperature=0.0 if greedy else self.config.rollout.temperature,
+                    logprobs=0,
+                    max_tokens=limit,
+                    stop_token_ids=self.stop_token_ids,
+                    detokenize=False,
+                )
+                for limit in limits
+            ],
+            use_tqdm=False,
+        )
+
+    def _converse(
+        self, prompts: Sequence[Prompt], completions: int, greedy: bool
+    ) -> list[list[Completion]]:
+        """Completions of several turns, with an environment of its own for each."""
+        from medgpt_ray.actors.dialogue import Dialogue, Listener, converse
+        from medgpt_ray.rewards import find
+
+        section = self.config.rollout.multi_turn
+        assert section is not None
+        environment = find(section.environment)
+
+        def generate(ids: list[tuple[int, ...]], limits: list[int]) -> list[Completion]:
+            outputs = self._sample(ids, limits, 1, greedy)
+            return [self._completion("", request.outputs[0]) for request in outputs]
+
+        dialogues = [
+            Dialogue(prompt, index, environment(prompt.row, **section.arguments))
+            for prompt in prompts
+            for index in range(completions)
+        ]
+        done = converse(
+            dialogues,
+            generate,
+            Listener(self.tokenizer, self.stop_token_ids),
+            self.config.rollout.max_completion_tokens,
+            section.max_turns,
+            section.step_timeout_s,
+        )
+        return [done[start : start + completions] for start in range(0, len(done), completions)]
+
+    def _completion(self, prompt_id: str, output: Any) -> Completion:
         ids = tuple(output.token_ids)
         return Completion(
-            prompt_id=prompt.id,
+            prompt_id=prompt_id,
             index=output.index,
             token_ids=ids,
             log_probs=tuple(

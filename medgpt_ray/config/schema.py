@@ -162,6 +162,19 @@ class RewardModel(Section):
     gpus: NonNegativeFloat = 0.0
 
 
+class Environment(Section):
+    """What answers the policy between its turns; see `medgpt_ray.environments`."""
+
+    environment: str
+    """`package.module:Class`, made anew for each completion from the row of its prompt."""
+    max_turns: Annotated[int, Field(ge=2)] = 4
+    """Turns of the policy in one completion."""
+    step_timeout_s: PositiveFloat = 10.0
+    """Time limit for one observation; on expiry the sample is dropped and reported."""
+    arguments: dict[str, Any] = Field(default={})
+    """Passed to the class as keyword arguments."""
+
+
 class Rollout(Section):
     workers: Positive = 1
     """vLLM engines."""
@@ -178,6 +191,8 @@ class Rollout(Section):
     is the policy that is trained.
     """
     max_completion_tokens: Positive = 256
+    """Of a completion; with an environment, of all turns and observations together."""
+    multi_turn: Environment | None = None
     kv_cache_gib: PositiveFloat = 1.0
     max_concurrent_sequences: Positive = 64
 

@@ -31,6 +31,13 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> Reward:
     Imports its module. Raises `RewardError`, also for an argument that the function does not have
     or that is not of the type that the function declares.
     """
+    function = find(name)
+    _check_signature(function, name, arguments or {})
+    return function  # type: ignore[no-any-return]
+
+
+def find(name: str) -> Any:
+    """The function or class behind `package.module:name`. Imports its module; `RewardError`."""
     module_name, colon, function_name = name.partition(":")
     parts = [*module_name.split("."), function_name]
     if not colon or not all(part.isidentifier() for part in parts):
@@ -42,8 +49,7 @@ def resolve(name: str, arguments: Mapping[str, Any] | None = None) -> Reward:
     if not callable(function):
         kind = type(function).__name__
         raise RewardError(f"{name}: {function_name} is of type {kind}, not a function")
-    _check_signature(function, name, arguments or {})
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _import(module_name: str, name: str) -> ModuleType:

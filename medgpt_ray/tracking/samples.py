@@ -18,6 +18,7 @@ from medgpt_ray.types import Completion, Prompt, RewardFailure, Sample, VersionS
 
 _PART = "reward/"
 _SPAN = pa.struct([("version", pa.int64()), ("start", pa.int64()), ("end", pa.int64())])
+_STRETCH = pa.struct([("start", pa.int64()), ("end", pa.int64())])
 _FAILURE = pa.struct([("function", pa.string()), ("error", pa.string())])
 _COLUMNS = [
     ("prompt_id", pa.string()),
@@ -29,6 +30,7 @@ _COLUMNS = [
     ("advantage", pa.float64()),
     ("failure", _FAILURE),
     ("versions", pa.list_(_SPAN)),
+    ("observed", pa.list_(_STRETCH)),
     ("token_ids", pa.list_(pa.int32())),
     ("log_probs", pa.list_(pa.float64())),
     ("prompt_token_ids", pa.list_(pa.int32())),
@@ -79,6 +81,7 @@ def _to_row(sample: Sample) -> dict[str, Any]:
             {"version": span.version, "start": span.start, "end": span.end}
             for span in completion.versions
         ],
+        "observed": [{"start": start, "end": end} for start, end in completion.observed],
         "token_ids": completion.token_ids,
         "log_probs": completion.log_probs,
         "prompt_token_ids": prompt.token_ids,
@@ -103,6 +106,7 @@ def _from_row(row: dict[str, Any]) -> Sample:
         text=row["completion"],
         finish_reason=row["finish_reason"],
         versions=tuple(VersionSpan(**span) for span in row["versions"]),
+        observed=tuple((part["start"], part["end"]) for part in row["observed"]),
     )
     parts = {
         name.removeprefix(_PART): score
