@@ -212,6 +212,20 @@ def serve_update(
 
 
 @app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="Directory of a run with dump.every_steps.")],
+    step: Annotated[int | None, typer.Option(help="A dumped step; the last one.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Relative difference allowed.")] = 1e-5,
+) -> None:
+    """Make the update of a dumped step again; exit status 1 where it differs."""
+    from medgpt_ray import replay as verb
+
+    with _refusals(), _stops(verb.STOPS, "the learners' logs are gone with them"):
+        same = verb.replay(run, step, tolerance)
+    raise typer.Exit(0 if same else 1)
+
+
+@app.command()
 def presets() -> None:
     """List the configurations that come with medgpt."""
     from rich.console import Console

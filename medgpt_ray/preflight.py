@@ -38,6 +38,7 @@ RESUME_MAY_CHANGE = (
     "evaluation",
     "checkpoint",
     "deadlines",
+    "dump",
     "cluster",
     "tensorboard",
 )

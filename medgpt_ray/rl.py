@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
-from medgpt_ray.actors.learner import LearnerGroup
 from medgpt_ray.actors.pool import Generation
 from medgpt_ray.actors.rewards import score_completions
 from medgpt_ray.actors.sync.audit import WeightAuditError
@@ -28,16 +27,17 @@ from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.heldout import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
-from medgpt_ray.step_metrics import failure_line, sample_metrics
+from medgpt_ray.step_metrics import clock, failure_line, sample_metrics
 from medgpt_ray.tracking.alarms import Alarms
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
+from medgpt_ray.tracking.dumps import Dump
 from medgpt_ray.tracking.metrics import MetricsLog, read_metrics
 from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 from medgpt_ray.tracking.samples import write_samples
 from medgpt_ray.types import Prompt, Sample
-from medgpt_ray.update import learn
+from medgpt_ray.update import Step, learn
 
 
 def train(config: RlRun, source: str, resume: bool) -> None:
@@ -169,7 +169,7 @@ class Controller:
                 f"with {dtypes}: set model.dtype and rollout.dtype"
             )
         seconds = self.config.deadlines.checkpoint
-        for name, learner in self._learners().items():
+        for name, learner in self.roles.learners().items():
             learner.call("load", str(checkpoint / name), seconds=seconds)
         self.prompts.restore(state["prompts"])
         self.step = state["step"]
@@ -177,11 +177,6 @@ class Controller:
         self.best = tuple(state["best"]) if state["best"] else None
         self.restored = deque(state["under_way"])
         self.console.notice(f"resumed after step {self.step} from {checkpoint}")
-
-    def _learners(self) -> dict[str, LearnerGroup]:
-        """By their folder in a checkpoint."""
-        critic = {"critic": self.roles.critic} if self.roles.critic else {}
-        return {"learner": self.roles.policy, **critic}
 
     def _launch(self) -> None:
         """Keep as many batches under way as the staleness bound allows."""
@@ -258,23 +253,30 @@ class Controller:
             metrics["sampling/rounds"] = float(self.sampling_rounds)
         with self._phase("learn"):
             self.busy = True
-            learned, samples = learn(
-                self.config,
-                self.roles,
-                self.algorithm,
-                samples,
-                group,
-                self.step + 1,
-                self.kl_coefficient,
-            )
+            step = Step(self.step + 1, samples, group, self.kl_coefficient)
+            dump = self._begin_dump(step)
+            learned = learn(self.config, self.roles, self.algorithm, step)
+            if dump:
+                dump.finish(learned.metrics, learned.sequences)
+        metrics |= learned.metrics
         if self.algorithm.shapes_rewards:
+            kl = self.config.algorithm.kl
             self.kl_coefficient = next_coefficient(
-                self.kl_coefficient,
-                learned["kl/completion"],
-                len(samples),
-                self.config.algorithm.kl,
+                self.kl_coefficient, metrics["kl/completion"], len(samples), kl
             )
-        return metrics | learned, samples + failed
+        return metrics, learned.samples + failed
+
+    def _begin_dump(self, step: Step) -> Dump | None:
+        """What `medgpt replay` needs, where the step is to be kept."""
+        section = self.config.dump
+        if not section.every_steps or step.number % section.every_steps:
+            return None
+        dump = Dump.begin(self.run_directory.dumps, step.number, section.keep_last)
+        seconds = self.config.deadlines.checkpoint
+        for name, learner in self.roles.learners().items():
+            learner.call("save", str(dump.scratch / name), seconds=seconds)
+        dump.write(step.samples, step.group.tolist(), step.kl_coefficient)
+        return dump
 
     def _step_done(self) -> None:
         """Learner, step count and cursor now tell the same story: a checkpoint may be made."""
@@ -291,11 +293,7 @@ class Controller:
     def _record(self, metrics: dict[str, float], samples: list[Sample], seconds: float) -> None:
         """Log the step. Its sync is the one that brought its policy to the engines."""
         times, self.times = self.times, {}
-        metrics |= {f"time/{phase}": spent for phase, spent in times.items()}
-        metrics["time/step"] = seconds + times["sync"]
-        metrics["time/other"] = seconds - times["generate"] - times["reward"] - times["learn"]
-        metrics["tokens_per_s/generate"] = metrics["tokens/generated"] / times["generate"]
-        metrics["tokens_per_s/learn"] = metrics["tokens/learned"] / times["learn"]
+        metrics |= clock(times, seconds, metrics)
         metrics["policy_version"] = float(self.step)
         raised = self.alarms.watch(self.step, metrics)
         metrics["alarms"] = self.alarms.active
@@ -346,7 +344,7 @@ class Controller:
         }
         try:
             needed = ["model/model.safetensors"]
-            for name, learner in self._learners().items():
+            for name, learner in self.roles.learners().items():
                 learner.call("save", str(scratch / name), seconds=seconds)
                 needed += [f"{name}/rng-{rank}.pt" for rank in range(len(learner.workers))]
             self.roles.policy.call("export", str(scratch), seconds=seconds)

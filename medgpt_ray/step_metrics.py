@@ -53,6 +53,19 @@ def average(updates: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(how([u[name] for u in updates])) for name, how in combine.items()}
 
 
+def clock(times: dict[str, float], seconds: float, metrics: dict[str, float]) -> dict[str, float]:
+    """Where the time of a step went: `times` by phase, `seconds` from its first prompt to its last
+    update. The sync that brought its policy to the engines came before.
+    """
+    busy = times["generate"] + times["reward"] + times["learn"]
+    return {f"time/{phase}": spent for phase, spent in times.items()} | {
+        "time/step": seconds + times["sync"],
+        "time/other": seconds - busy,
+        "tokens_per_s/generate": metrics["tokens/generated"] / times["generate"],
+        "tokens_per_s/learn": metrics["tokens/learned"] / times["learn"],
+    }
+
+
 def failure_line(sample: Sample) -> str:
     failure = sample.failure
     assert failure is not None

@@ -3,11 +3,13 @@
 log-probs and values -> targets of the global batch -> updates, mini-batch by mini-batch
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from medgpt_ray import batch
-from medgpt_ray.actors.cluster import Roles
+from medgpt_ray.actors.cluster import Models
 from medgpt_ray.algos.advantages import zero_variance_groups
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts
 from medgpt_ray.config.schema import PpoRun, RlRun
@@ -18,54 +20,67 @@ from medgpt_ray.types import Sample
 Metrics = dict[str, float]
 
 
-def learn(
-    config: RlRun,
-    roles: Roles,
-    algorithm: PolicyGradient,
-    samples: list[Sample],
-    group: torch.Tensor,
-    step: int,
-    kl_coefficient: float,
-) -> tuple[Metrics, list[Sample]]:
-    """All updates of step `step` (from 1). `samples` [B] have rewards, `group` [B] ascends.
+@dataclass(frozen=True)
+class Step:
+    """What is learned from: `samples` [B] have rewards, `group` [B] numbers their prompts."""
 
-    Returns the metrics and the samples with their advantages.
-    """
+    number: int
+    """From 1."""
+    samples: list[Sample]
+    group: torch.Tensor
+    """Ascending."""
+    kl_coefficient: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of it."""
+
+    metrics: Metrics
+    samples: list[Sample]
+    """With their advantages."""
+    sequences: list[Sequence]
+    """With every field that the updates were made from."""
+
+
+def learn(config: RlRun, models: Models, algorithm: PolicyGradient, step: Step) -> Learned:
+    """All updates of one step."""
     limit = config.rollout.max_completion_tokens
-    sequences = _scored(config, roles, algorithm, batch.to_sequences(algorithm, samples))
-    rollouts = batch.rollouts(algorithm, samples, sequences, group, limit)
-    targets = algorithm.targets(rollouts, kl_coefficient)
+    sequences = _scored(config, models, algorithm, batch.to_sequences(algorithm, step.samples))
+    rollouts = batch.rollouts(algorithm, step.samples, sequences, step.group, limit)
+    targets = algorithm.targets(rollouts, step.kl_coefficient)
     sequences = batch.with_targets(sequences, targets)
-    samples = batch.with_advantages(samples, sequences)
+    samples = batch.with_advantages(step.samples, sequences)
     rewards = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
     metrics = {
-        "zero_variance_groups": float(zero_variance_groups(rewards, group)),
+        "zero_variance_groups": float(zero_variance_groups(rewards, step.group)),
         "advantage/abs_mean": float(np.mean([abs(sample.advantage) for sample in samples])),
     }
     if algorithm.shapes_rewards:
         metrics["kl/completion"] = float(algorithm.completion_kl(rollouts).mean())
-        metrics["kl/coefficient"] = kl_coefficient
+        metrics["kl/coefficient"] = step.kl_coefficient
     if algorithm.config.overlong:
         metrics["reward/overlong"] = float((rollouts.rewards - rewards).mean())
     if targets.returns is not None:
         metrics["critic/explained_variance"] = _explained(rollouts, targets.returns)
-    return metrics | _updates(config, roles, algorithm, sequences, group, step), samples
+    metrics |= _updates(config, models, algorithm, sequences, step)
+    return Learned(metrics, samples, sequences)
 
 
 def _scored(
-    config: RlRun, roles: Roles, algorithm: PolicyGradient, sequences: list[Sequence]
+    config: RlRun, models: Models, algorithm: PolicyGradient, sequences: list[Sequence]
 ) -> list[Sequence]:
     """With the old and reference log-probs and the values that the updates need."""
     calls = {}
     if config.algorithm.updates_per_step > 1 or algorithm.shapes_rewards:
-        calls["old_log_probs"] = roles.policy.begin("log_probs", sequences, True)
-    if roles.critic:
-        calls["old_values"] = roles.critic.begin("values", sequences)
+        calls["old_log_probs"] = models.policy.begin("log_probs", sequences, True)
+    if models.critic:
+        calls["old_values"] = models.critic.begin("values", sequences)
     if algorithm.needs_reference:
         calls["reference_log_probs"] = (
-            roles.reference.begin(sequences)
-            if roles.reference
-            else roles.policy.begin("log_probs", sequences, False)
+            models.reference.begin(sequences)
+            if models.reference
+            else models.policy.begin("log_probs", sequences, False)
         )
     for name, call in calls.items():
         sequences = batch.with_field(sequences, name, call.result())
@@ -74,29 +89,28 @@ def _scored(
 
 def _updates(
     config: RlRun,
-    roles: Roles,
+    models: Models,
     algorithm: PolicyGradient,
     sequences: list[Sequence],
-    group: torch.Tensor,
-    step: int,
+    step: Step,
 ) -> Metrics:
     """Policy and critic learn beside each other; in its warm-up the critic alone."""
     limit = config.rollout.max_completion_tokens
-    warming_up = isinstance(config, PpoRun) and step <= config.algorithm.critic_warmup_steps
+    warming_up = isinstance(config, PpoRun) and step.number <= config.algorithm.critic_warmup_steps
     policy_sums: list[Metrics] = []
     critic_sums: list[Metrics] = []
     for _ in range(config.algorithm.epochs_per_step):
-        for part in batch.split_minibatches(group, config.algorithm.minibatches_per_step):
+        for part in batch.split_minibatches(step.group, config.algorithm.minibatches_per_step):
             chosen = [sequences[i] for i in part]
             for_policy = batch.policy_update(algorithm, chosen, limit)
             for_critic = batch.critic_update(chosen, limit)
             calls = {}
             if not warming_up:
-                calls["policy"] = roles.policy.begin(
+                calls["policy"] = models.policy.begin(
                     "step", for_policy.sequences, for_policy.normaliser
                 )
-            if roles.critic:
-                calls["critic"] = roles.critic.begin(
+            if models.critic:
+                calls["critic"] = models.critic.begin(
                     "step", for_critic.sequences, for_critic.normaliser
                 )
             if "policy" in calls:

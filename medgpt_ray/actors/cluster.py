@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -34,14 +34,25 @@ ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class Roles:
-    """Who takes part in a run."""
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Who takes part in an update."""
 
     policy: LearnerGroup
-    rollout: RolloutPool
     critic: LearnerGroup | None = None
     reference: ReferencePool | None = None
+
+    def learners(self) -> dict[str, LearnerGroup]:
+        """Who has a state to keep, by its folder in a checkpoint."""
+        critic = {"critic": self.critic} if self.critic else {}
+        return {"learner": self.policy, **critic}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles(Models):
+    """Who takes part in a run."""
+
+    rollout: RolloutPool
     reward_model: RewardModelPool | None = None
 
 
@@ -83,47 +94,59 @@ def _own_sigterm() -> Iterator[None]:
 @contextmanager
 def start_roles(config: RlRun, logs: Path) -> Iterator[Roles]:
     """Place and start every role, learners and engines beside each other."""
-    seconds = config.deadlines.start
-    plan = without_memory(config)
-    group = placement_group(plan.bundles(), strategy="PACK")
-    wait({"the placement group": group.ready()}, seconds, "placing the roles")
-    spawn = Spawner(config, plan, group, logs)
-    updates = config.steps * config.algorithm.updates_per_step
-    actors = {
-        role.name: [spawn(role.name, number) for number in range(role.workers)]
-        for role in plan.roles
-        if role.name != "rollout"
-    }
-    learners = {
-        name: LearnerGroup(name, actors[name], config)
-        for name in ("policy", "critic")
-        if name in actors
-    }
-    pool = RolloutPool(config, learners["policy"], partial(spawn, "rollout"))
-    try:
-        starting = pool.starting()
-        for learner in learners.values():
-            starting |= learner.start(updates)
-        for role in ("reference", "reward_model"):
-            for number, worker in enumerate(actors.get(role, [])):
-                starting[f"{role} worker {number}"] = worker.ready.remote()
-        wait(starting, seconds, "starting the roles")
+    with _placed(config, without_memory(config), logs) as spawner:
+        policy = spawner.learner("policy")
+        assert policy is not None
+        pool = RolloutPool(config, policy, partial(spawner, "rollout"))
+        scorers = spawner.all("reward_model")
         yield Roles(
-            policy=learners["policy"],
+            **vars(_start(config, spawner, policy, pool.starting() | _ready(scorers))),
             rollout=pool,
-            critic=learners.get("critic"),
-            reference=ReferencePool(actors["reference"], config) if "reference" in actors else None,
-            reward_model=(
-                RewardModelPool(actors["reward_model"], config)
-                if "reward_model" in actors
-                else None
-            ),
+            reward_model=RewardModelPool(list(scorers.values()), config) if scorers else None,
         )
+
+
+@contextmanager
+def start_models(config: RlRun, logs: Path) -> Iterator[Models]:
+    """Only who takes part in an update: nothing can be generated or scored."""
+    roles = without_memory(config).roles
+    plan = Plan(tuple(role for role in roles if role.name not in ("rollout", "reward_model")))
+    with _placed(config, plan, logs) as spawner:
+        policy = spawner.learner("policy")
+        assert policy is not None
+        yield _start(config, spawner, policy, {})
+
+
+@contextmanager
+def _placed(config: RlRun, plan: Plan, logs: Path) -> Iterator["Spawner"]:
+    """Resources for all roles of the plan; ends what was started in them."""
+    group = placement_group(plan.bundles(), strategy="PACK")
+    wait({"the placement group": group.ready()}, config.deadlines.start, "placing the roles")
+    spawner = Spawner(config, plan, group, logs)
+    try:
+        yield spawner
     finally:
-        pool.shutdown()
-        for worker in (worker for workers in actors.values() for worker in workers):
-            ray.kill(worker)
+        spawner.shutdown()
         remove_placement_group(group)
+
+
+def _start(
+    config: RlRun, spawner: "Spawner", policy: LearnerGroup, others: dict[str, ray.ObjectRef]
+) -> Models:
+    """Bring up policy, critic and reference, and wait for `others` with them."""
+    critic = spawner.learner("critic")
+    references = spawner.all("reference")
+    updates = config.steps * config.algorithm.updates_per_step
+    starting = others | _ready(references) | policy.start(updates)
+    if critic:
+        starting |= critic.start(updates)
+    wait(starting, config.deadlines.start, "starting the roles")
+    reference = ReferencePool(list(references.values()), config) if references else None
+    return Models(policy=policy, critic=critic, reference=reference)
+
+
+def _ready(workers: dict[str, Any]) -> dict[str, ray.ObjectRef]:
+    return {name: worker.ready.remote() for name, worker in workers.items()}
 
 
 @dataclass(frozen=True)
@@ -134,6 +157,21 @@ class Spawner:
     plan: Plan
     group: Any
     logs: Path
+    started: list[Any] = field(default_factory=list)
+
+    def all(self, role: str) -> dict[str, Any]:
+        """The workers of a role by name; none where the plan has no such role."""
+        count = next((r.workers for r in self.plan.roles if r.name == role), 0)
+        name = role.replace("_", " ")
+        return {f"{name} worker {number}": self(role, number) for number in range(count)}
+
+    def learner(self, role: str) -> LearnerGroup | None:
+        workers = list(self.all(role).values())
+        return LearnerGroup(role, workers, self.config) if workers else None
+
+    def shutdown(self) -> None:
+        for actor in self.started:
+            ray.kill(actor)
 
     def __call__(self, role: str, number: int) -> Any:
         """Worker `number` of a role. One beyond the plan runs wherever there is room."""

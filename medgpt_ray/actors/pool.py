@@ -98,10 +98,6 @@ class RolloutPool:
         self.losses.append(f"{member.name} is gone, a new one starts in its place: {cause(error)}")
         self.members[self.members.index(member)] = self._start(member.number)
 
-    def shutdown(self) -> None:
-        for member in self.members:
-            ray.kill(member.actor)
-
     def _start(self, number: int) -> Member:
         actor = self.spawn(number)
         return Member(number, actor, actor.ready.remote())

@@ -227,6 +227,15 @@ class Checkpoint(Section):
     """Also keep the checkpoint with the best held-out reward."""
 
 
+class Dump(Section):
+    """Steps kept whole, for `medgpt replay`: the learners' state, the samples, and every number that
+    the update was made from. A dump takes as much room as a checkpoint."""
+
+    every_steps: NonNegative = 0
+    """0 keeps none."""
+    keep_last: Positive = 1
+
+
 class Deadlines(Section):
     """Seconds each wait may last; on expiry the run stops with a post-mortem."""
 
@@ -269,6 +278,7 @@ class RlRun(Section):
     sync: Sync = Sync()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    dump: Dump = Dump()
     deadlines: Deadlines = Deadlines()
     faults: Faults = Faults()
     cluster: Cluster = Cluster()

@@ -69,6 +69,7 @@ class RunDirectory:
         self.heldout = path / "heldout"
         self.evaluation = path / "evaluation"
         self.checkpoints = path / "checkpoints"
+        self.dumps = path / "dumps"
         self.logs = path / "logs"
         self.model = path / "model"
         self.tokenizer = path / "tokenizer"

@@ -1,6 +1,9 @@
 """Whole PPO runs: policy, critic, reference, reward model and engine, with tiny models."""
 
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 from runs import finish, start, steps, train, wait_for_step, write_run
 
-from medgpt_ray.tracking.samples import read_samples
+from medgpt_ray.tracking.samples import read_samples, write_samples
 
 PPO = {
     "stage": "ppo",
@@ -31,6 +34,7 @@ PPO = {
     "learner": {"learning_rate": 0.005, "zero_stage": 2},
     "critic": {"learning_rate": 0.01, "max_tokens_per_microbatch": 128},
     "checkpoint": {"every_steps": 4},
+    "dump": {"every_steps": 8, "keep_last": 2},
 }
 
 
@@ -103,6 +107,32 @@ def test_the_reward_model_scores_with_its_own_template(run: Path, reward_model: 
         assert sample.reward == pytest.approx(expected, abs=1e-4)
 
 
+def replay(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "medgpt_ray.cli", "replay", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_dumped_step_is_replayed(run: Path) -> None:
+    assert {path.name for path in (run / "dumps").iterdir()} == {"step_16", "step_24"}
+    status, output = replay(str(run))
+    assert status == 0, output
+    assert "step 24: replayed within 1e-05" in output
+    for stage in ("old_log_probs", "old_values", "advantage", "critic/grad_norm"):
+        assert stage in output
+
+
+def test_a_replay_names_the_first_stage_that_differs(run: Path) -> None:
+    """Another reward, as if a sample had been mixed up: log-probs agree, advantages do not."""
+    file = run / "dumps" / "step_16" / "samples.parquet"
+    samples = read_samples(file)
+    write_samples(file, [replace(samples[0], reward=5.0), *samples[1:]])
+    status, output = replay(str(run), "--step", "16")
+    assert status == 1, output
+    assert "step 16: advantage is the first stage that differs" in output
+
+
+@pytest.mark.timeout(600)
 def test_dead_roles_and_a_killed_driver_change_nothing(
     run: Path, settings: dict, tiny_model: Path, tmp_path: Path
 ) -> None:
