@@ -228,7 +228,7 @@ class Checkpoint(Section):
 
 
 class Dump(Section):
-    """Steps kept whole, for `medgpt replay`: the learners' state, the samples, and every number that
+    """Steps kept whole, for `medgpt replay`: the learners' state, the samples, every number that
     the update was made from. A dump takes as much room as a checkpoint."""
 
     every_steps: NonNegative = 0
