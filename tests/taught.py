@@ -38,7 +38,9 @@ def learn(network: Any, tokenizer: Any, conversations: Sequence[Sequence[str]], 
     for turns in conversations:
         ids = torch.tensor([tokenizer.apply_chat_template(messages(turns), return_dict=False)])
         labels = ids.clone()
-        labels[:, : len(tokenizer.apply_chat_template(messages(turns[:1]), return_dict=False))] = -100
+        labels[
+            :, : len(tokenizer.apply_chat_template(messages(turns[:1]), return_dict=False))
+        ] = -100
         rows.append((ids, labels))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)

@@ -39,9 +39,7 @@ ADAPTERS = [
 def write_run(base: Path, folder: Path, adaptation: Any, *, reward: bool) -> tuple[Path, Any]:
     """A run directory with an adapter whose every weight has moved, and the trained network."""
     new = [] if adaptation.modules_to_save else ["HbA1c"]
-    model = SupervisedModel(
-        path=str(base), dtype="float32", adaptation=adaptation, new_tokens=new
-    )
+    model = SupervisedModel(path=str(base), dtype="float32", adaptation=adaptation, new_tokens=new)
     kind, stage = (RmRun, "rm") if reward else (SftRun, "sft")
     config = kind(
         stage=stage, output_dir=str(folder), model=model, data={"train": [{"path": "x.jsonl"}]}
