@@ -172,7 +172,9 @@ def _measure(name: str, network: Any, directories: Sequence[Path], ids: list[int
 
 
 def _comparison(rows: list[Measured], tokens: int) -> Table:
-    table = Table("", "MiB", "tokens/s", f"perplexity of {tokens:,} tokens", box=None)
+    table = Table(
+        "", "MiB", "tokens/s", f"perplexity of {tokens:,} tokens", box=None, pad_edge=False
+    )
     for row in rows:
         size = f"{row.bytes / 2**20:,.1f}"
         table.add_row(row.name, size, number(row.tokens_per_s), f"{row.perplexity:.4g}")

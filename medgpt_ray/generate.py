@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medgpt_ray.actors.cluster import ray_cluster
-from medgpt_ray.actors.generation import Engine, Generated, Shard, generate, start_workers
+from medgpt_ray.actors.generation import Engine, Generated, Shard, generate
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.schema import Cluster, Model
 from medgpt_ray.data.requests import Request, render, requests
@@ -181,6 +181,7 @@ def _generate(job: Job, parts: Parts, todo: set[int], fleet: Fleet) -> None:
         for number, chunk in enumerate(job.chunks()):
             if number in todo:
                 drawn[number] = chunk
+                bar.update(rows_done, description="rows")
                 prompts = (render(job.tokenizer, request.messages) for request in chunk)
                 yield Shard(number, tuple(prompts))
 
@@ -194,13 +195,11 @@ def _generate(job: Job, parts: Parts, todo: set[int], fleet: Fleet) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
     with bar, ray_cluster(cluster):
-        rows_done = bar.add_task("starting the engines", total=job.rows)
-        logs = str((parts.folder / "logs").resolve())
-        engines = start_workers(job.engine(fleet), workers, logs)
         each = job.settings.rows_per_shard
         done = sum(min(each, job.rows - each * n) for n in range(job.shards) if n not in todo)
-        bar.update(rows_done, description="rows", completed=done)
-        generate(engines, shards(), commit, fleet.shard_s)
+        rows_done = bar.add_task("starting the engines", total=job.rows, completed=done)
+        logs = str((parts.folder / "logs").resolve())
+        generate(job.engine(fleet), workers, logs, shards(), commit, fleet.shard_s)
 
 
 def _line(request: Request, answer: Generated) -> str:

@@ -3,8 +3,8 @@ free and takes back those of a worker that died.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,16 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.wait import RunFailed, wait
+from medgpt_ray.actors.wait import RunFailed
 
 START_S = 600.0
 ATTEMPTS = 3
 """Workers that a shard may take with it before the run ends."""
 
 
-Running = dict[Any, tuple["Shard", int, float]]
-"""Call -> shard, number of the worker, and when the answers must be there (monotonic clock)."""
+Running = dict[Any, tuple["Shard | None", int, float]]
+"""Call -> shard, or none while the worker starts; its number; and when it must have ended (monotonic
+clock)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Shard:
     prompts: tuple[tuple[int, ...], ...]
 
 
-@ray.remote(max_restarts=ATTEMPTS)
+@ray.remote
 class GenerationWorker:
     def __init__(self, engine: Engine, log: str) -> None:
         log_to(log)
@@ -82,7 +83,7 @@ class GenerationWorker:
         )
 
     def ready(self) -> None:
-        """Returns once the engine has its weights."""
+        """Answers once the engine has its weights."""
 
     def generate(self, shard: Shard) -> list[Generated]:
         """An answer for each prompt, in order; the same ones whichever worker is asked, as far as
@@ -110,8 +111,50 @@ class GenerationWorker:
         return Generated(text, output.finish_reason, len(output.token_ids))
 
 
-def start_workers(engine: Engine, count: int, logs: str) -> list[Any]:
-    """Ready to generate, or `RunFailed`."""
+def generate(
+    engine: Engine,
+    workers: int,
+    logs: str,
+    shards: Iterator[Shard],
+    commit: Callable[[Shard, list[Generated]], None],
+    shard_s: float,
+) -> None:
+    """Every shard once to a worker that is free; `commit` gets its answers as they come.
+
+    A worker that dies is started anew, its shard goes to whoever is free first. Raises `RunFailed`
+    where an engine cannot start or fails, a shard takes longer than `shard_s`, or takes too many
+    workers with it.
+    """
+    actors: dict[int, Any] = {}
+    running: Running = {}
+    again, deaths = deque[Shard](), Counter[int]()
+
+    def start(number: int) -> None:
+        actors[number] = _worker(engine, f"{logs}/generation-{number}.log")
+        running[actors[number].ready.remote()] = None, number, time.monotonic() + START_S
+
+    for number in range(workers):
+        start(number)
+    while running:
+        shard, number, answers = _first(running, logs)
+        if answers is None and shard is not None:
+            deaths[shard.number] += 1
+            if deaths[shard.number] == ATTEMPTS:
+                what = f"shard {shard.number} took {ATTEMPTS} generation workers with it"
+                raise RunFailed(f"{what}: their logs are in {logs}")
+            again.append(shard)
+            start(number)
+            continue
+        if shard is not None:
+            assert len(answers) == len(shard.prompts)
+            commit(shard, answers)
+        following = again.popleft() if again else next(shards, None)
+        if following is not None:
+            call = actors[number].generate.remote(following)
+            running[call] = following, number, time.monotonic() + shard_s
+
+
+def _worker(engine: Engine, log: str) -> Any:
     environment = {
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(engine.threads),
@@ -120,63 +163,25 @@ def start_workers(engine: Engine, count: int, logs: str) -> list[Any]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    workers = [
-        GenerationWorker.options(
-            num_cpus=1, num_gpus=engine.gpus, runtime_env={"env_vars": environment}
-        ).remote(engine, f"{logs}/generation-{number}.log")
-        for number in range(count)
-    ]
-    calls = {f"generation worker {n}": worker.ready.remote() for n, worker in enumerate(workers)}
-    wait(calls, START_S, f"starting the engines (logs in {logs})")
-    return workers
+    return GenerationWorker.options(
+        num_cpus=1, num_gpus=engine.gpus, runtime_env={"env_vars": environment}
+    ).remote(engine, log)
 
 
-def generate(
-    workers: Sequence[Any],
-    shards: Iterator[Shard],
-    commit: Callable[[Shard, list[Generated]], None],
-    shard_s: float,
-) -> None:
-    """Every shard once to a worker that is free; `commit` gets its answers as they come.
-
-    Shards of a worker that dies go to the next free one. Raises `RunFailed` where an engine fails,
-    a shard takes longer than `shard_s`, or takes too many workers with it.
-    """
-    free, again = deque(range(len(workers))), deque[Shard]()
-    running: Running = {}
-    deaths: dict[int, int] = {}
-    while True:
-        while free and (shard := again.popleft() if again else next(shards, None)):
-            number = free.popleft()
-            call = workers[number].generate.remote(shard)
-            running[call] = shard, number, time.monotonic() + shard_s
-        if not running:
-            return
-        call = _first(running, shard_s)
-        shard, number, _ = running.pop(call)
-        try:
-            answers = ray.get(call, timeout=60)
-        except RayTaskError as error:
-            raise RunFailed(f"generation worker {number}: {error.cause!r}") from error
-        except RayActorError as error:
-            deaths[shard.number] = deaths.get(shard.number, 0) + 1
-            if deaths[shard.number] == ATTEMPTS:
-                raise RunFailed(
-                    f"shard {shard.number} took {ATTEMPTS} generation workers with it, the last "
-                    f"is number {number}: {error}"
-                ) from error
-            again.append(shard)
-        else:
-            assert len(answers) == len(shard.prompts)
-            commit(shard, answers)
-        free.append(number)
-
-
-def _first(running: Running, shard_s: float) -> Any:
-    """The call that ends first; `RunFailed` where one is over its time before."""
+def _first(running: Running, logs: str) -> tuple[Shard | None, int, Any]:
+    """Shard, worker and answers of the call that ends first; no answers where the worker died."""
     late = min(until for _, _, until in running.values())
     ended, _ = ray.wait(list(running), timeout=max(late - time.monotonic(), 0))
-    if ended:
-        return ended[0]
-    waiting = ", ".join(str(number) for _, number, until in running.values() if until == late)
-    raise RunFailed(f"generation worker {waiting}: no answers within {shard_s:g} s")
+    if not ended:
+        numbers = [str(number) for _, number, until in running.values() if until == late]
+        raise RunFailed(f"generation worker {', '.join(numbers)} did not answer in time ({logs})")
+    shard, number, _ = running.pop(ended[0])
+    try:
+        return shard, number, ray.get(ended[0], timeout=60)
+    except RayTaskError as error:
+        raise RunFailed(f"generation worker {number}: {error.cause!r} ({logs})") from error
+    except RayActorError as error:
+        if shard is None:
+            last = str(error).strip().splitlines()[-1]
+            raise RunFailed(f"generation worker {number} cannot start: {last} ({logs})") from error
+        return shard, number, None

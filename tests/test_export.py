@@ -1,0 +1,143 @@
+"""What `medgpt export` writes: whole or not at all, in the format asked for, with its card."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from taught import ADAPTED, copy, messages
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from medgpt_ray.config.schema import Model
+from medgpt_ray.data.requests import render
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.export import export
+from medgpt_ray.models.chat_model import ChatModel, Sampling
+from medgpt_ray.models.errors import ModelError
+
+TEXT = "The patient takes one tablet with water in the morning and one tablet at night. " * 8
+
+
+def answer(directory: Path, dtype: str = "float32") -> str:
+    model = ChatModel(Model(path=str(directory), dtype=dtype), str(directory))  # type: ignore[arg-type]
+    prompt = render(model.tokenizer, messages(ADAPTED[:1]))
+    return model.answer(prompt, Sampling(max_tokens=40), lambda _: None).text
+
+
+def dtypes(directory: Path) -> set[torch.dtype]:
+    return {p.dtype for p in AutoModelForCausalLM.from_pretrained(directory).parameters()}
+
+
+def test_a_lora_run_becomes_one_model(
+    lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "ward"
+    export(str(lora_run), str(target), "float32", None, None)
+    assert "adapter merged: logits differ by" in capsys.readouterr().out
+    assert answer(target) == answer(lora_run / "model") == ADAPTED[1]
+    assert dtypes(target) == {torch.float32}
+    assert "HbA1c" in AutoTokenizer.from_pretrained(target).get_vocab()
+    assert {file.suffix for file in target.iterdir()} <= {".json", ".jinja", ".md", ".safetensors"}
+    assert not (target / "adapter_config.json").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["ward"]  # nothing is left of the making
+
+
+def test_the_card_tells_origin_data_and_results_without_paths(
+    lora_run: Path, tmp_path: Path
+) -> None:
+    run = copy(lora_run, tmp_path / "run")
+    (run / "evaluation").mkdir()
+    result = {"perplexity": 3.25, "n": 40, "model": "/home/somebody/run", "by": {"prompt": "ab12"}}
+    (run / "evaluation" / "ward.json").write_text(json.dumps(result))
+    export(str(run), str(tmp_path / "out"), None, None, None)
+    card = (tmp_path / "out" / "README.md").read_text()
+    lineage = json.loads((run / "lineage.json").read_text())
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n")
+    assert f"| sft | train | train.jsonl | {lineage['data'][0]['sha256']} |" in card
+    assert "lora rank 8 alpha 32" in card
+    assert "| validation/loss | 2.5 (step 0) | 1.25 (step 4) |" in card
+    assert "| ward | perplexity | 3.25 |" in card
+    assert "| ward | by.prompt | ab12 |" in card
+    assert "/home/somebody" not in card
+    assert str(tmp_path) not in card
+    assert "no medical device" in card
+
+
+def test_without_a_run_the_card_is_short(taught_model: Path, tmp_path: Path) -> None:
+    export(str(taught_model), str(tmp_path / "out"), "bfloat16", None, None)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| weights | bfloat16, safetensors" in card
+    assert "## Where it comes from" not in card
+    assert dtypes(tmp_path / "out") == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_weights_open_and_answer_alike(lora_run: Path, tmp_path: Path, bits: int) -> None:
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    export(str(lora_run), str(whole), None, None, None)
+    export(str(lora_run), str(small), None, bits, None)
+    network = AutoModelForCausalLM.from_pretrained(small)
+    assert network.config.quantization_config.to_dict()[f"load_in_{bits}bit"]
+    layer = network.model.layers[0].mlp.up_proj
+    assert type(layer).__name__ == {4: "Linear4bit", 8: "Linear8bitLt"}[bits]
+    assert answer(small) == ADAPTED[1]
+    with pytest.raises(ModelError, match="is quantised: export the model that it was made from"):
+        export(str(small), str(tmp_path / "again"), None, None, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "small"}
+
+
+def test_compare_measures_both(
+    lora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, target = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text(TEXT)
+    export(str(lora_run), str(target), "float32", None, str(text))
+    before, after = capsys.readouterr().out.splitlines()[-2:]
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    ids = torch.tensor([tokenizer(TEXT).input_ids])
+    assert 64 < ids.shape[1] <= 512  # one window
+    network = AutoModelForCausalLM.from_pretrained(target)
+    expected = f"{math.exp(network(input_ids=ids, labels=ids).loss.item()):.4g}"
+    assert before.split()[-1] == after.split()[-1] == expected
+    assert before.startswith("before: base and adapter")
+    assert after.startswith("after: float32")
+    size = os.path.getsize(target / "model.safetensors") / 2**20
+    assert f"{size:.1f}" in after.split()
+
+
+def test_an_output_that_exists_is_left_alone(taught_model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "mine").write_text("keep")
+    with pytest.raises(ModelError, match="exists: name a new directory"):
+        export(str(taught_model), str(target), None, None, None)
+    assert (target / "mine").read_text() == "keep"
+    with pytest.raises(ModelError, match="is no directory"):
+        export(str(taught_model), str(tmp_path / "no" / "out"), None, None, None)
+
+
+def test_a_text_that_is_too_short_to_compare_on(taught_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Short.")
+    with pytest.raises(DataError, match="tokens, more than 64 needed"):
+        export(str(taught_model), str(tmp_path / "out"), None, None, str(text))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--bits", "3"), ("--dtype", "int8")])
+def test_formats_that_are_not_known(
+    taught_model: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    command = [sys.executable, "-m", "medgpt_ray.cli", "export", str(taught_model)]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "out"), option, value],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{option}: '{value}' is none of ")
