@@ -12,13 +12,14 @@ from typing import Any
 
 from medgpt_ray.guard.notices import examine
 from medgpt_ray.serving.adapters import Adapters
+from medgpt_ray.serving.errors import Refusal
 from medgpt_ray.serving.reply import Reply
 from medgpt_ray.serving.request_log import RequestLog
 from medgpt_ray.serving.tools import told_of
 
 VERSION_HEADER = b"x-medgpt-version"
 CHAT = "/v1/chat/completions"
-FIXED_FORMS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+FORMS = ("response_format", "structured_outputs")
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -68,7 +69,8 @@ class Assistant:
                 body = {**body, "model": adapter}
                 version += "+" + adapter.rpartition("@")[2]
             reply, body = await self._prepare(scope["path"], body)
-            answer = Answer(send, version, reply)
+            form = any(map(body.get, FORMS))
+            answer = Answer(send, version, reply, form=form)
             began = time.monotonic()
             try:
                 await self._forward(scope, body, receive, answer)
@@ -92,8 +94,7 @@ class Assistant:
                 case = await asyncio.to_thread(examine, messages, augmented.passages)
         if case is None and not augmented.notes and self._log is None:
             return None, body
-        form = body.get("response_format")
-        fixed = bool(form and form != {"type": "text"}) or any(map(body.get, FIXED_FORMS))
+        fixed = any(map(body.get, FORMS)) and body.get("response_format") != {"type": "text"}
         return Reply(case, augmented.notes, fixed_form=fixed), body
 
     async def _forward(self, scope: Any, body: Any, receive: Any, answer: "Answer") -> None:
@@ -116,8 +117,9 @@ class Assistant:
 class Answer:
     """vLLM's messages on their way to the caller, through `reply` where there is one."""
 
-    def __init__(self, send: Any, version: str, reply: Reply | None) -> None:
-        self._send, self._version, self._reply = send, version, reply
+    def __init__(self, send: Any, version: str, reply: Reply | None, *, form: bool) -> None:
+        """`form`: the caller asked for one, as a JSON schema or a pattern."""
+        self._send, self._version, self._reply, self._form = send, version, reply, form
         self.status = 0
         self._start: Any = None
         self._stream = False
@@ -130,8 +132,12 @@ class Answer:
             kinds = [v for k, v in headers if k.lower() == b"content-type"]
             self._stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
             self._start = {**message, "headers": headers}
-            if self._stream or self._passes:
+            if self._stream or (self._passes and not self._dead_end):
                 await self._send(self._start)
+        elif self._dead_end:
+            self._buffer += message.get("body", b"")
+            if not message.get("more_body"):
+                await self._send_failure()
         elif self._passes:
             await self._send(message)
         elif self._stream:
@@ -140,6 +146,11 @@ class Answer:
             self._buffer += message.get("body", b"")
             if not message.get("more_body"):
                 await self._send_whole()
+
+    @property
+    def _dead_end(self) -> bool:
+        """Whether it may be that a grammar left the model no next token: the caller's fault."""
+        return self._form and self.status == 500
 
     @property
     def _passes(self) -> bool:
@@ -159,6 +170,15 @@ class Answer:
         if not event.startswith(b"data: ") or data == b"[DONE]":  # a comment, or the end
             return event
         return b"data: " + _dumps(self._reply.chunk(json.loads(data)))
+
+    async def _send_failure(self) -> None:
+        if b'"Internal server error"' in self._buffer:  # else the engine says what befell it
+            self.status = 400
+            message = "no text has the form that was asked for"
+            await Refusal(400, message, "response_format").send(self._send)
+        else:
+            await self._send(self._start)
+            await self._send({"type": "http.response.body", "body": self._buffer})
 
     async def _send_whole(self) -> None:
         content = _dumps(self._reply.whole(json.loads(self._buffer)))

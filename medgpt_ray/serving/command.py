@@ -42,6 +42,7 @@ class Adapter:
     path: str
     version: str
     rank: int
+    target_modules: tuple[str, ...]
 
 
 def serve(
@@ -136,8 +137,15 @@ def _adapter(name: str, path: str, model: str) -> Adapter:
         raise ModelError(f"{name}={path}: holds no adapter_config.json and *.safetensors of PEFT")
     if name == model or "@" in name or not name:
         raise ModelError(f"{name}={path}: call it otherwise, without @ and not as the model")
-    rank = int(json.loads(config.read_text())["r"])
-    return Adapter(name, str(directory), versions.of_directory(directory), rank)
+    values = json.loads(config.read_text())
+    targets = values["target_modules"]
+    if isinstance(targets, str) or not set(targets).isdisjoint(("lm_head", "embed_tokens")):
+        raise ModelError(
+            f"{name}={path}: changes {targets}, and only a list of layers other than lm_head and "
+            "embed_tokens is served: merge it into its base"
+        )
+    version = versions.of_directory(directory)
+    return Adapter(name, str(directory), version, int(values["r"]), tuple(sorted(targets)))
 
 
 def _lora(lora: Lora | None, adapters: list[Adapter]) -> Lora | None:
@@ -145,10 +153,13 @@ def _lora(lora: Lora | None, adapters: list[Adapter]) -> Lora | None:
     that replicas need not start anew."""
     if not adapters:
         return lora
-    needed = Lora(max_rank=max(a.rank for a in adapters), slots=max(4, 2 * len(adapters)))
-    if lora is None:
-        return needed
-    return Lora(max_rank=max(lora.max_rank, needed.max_rank), slots=max(lora.slots, needed.slots))
+    had = lora or Lora(max_rank=1, target_modules=())
+    targets = set(had.target_modules).union(*(adapter.target_modules for adapter in adapters))
+    return Lora(
+        max_rank=max(had.max_rank, *(adapter.rank for adapter in adapters)),
+        target_modules=tuple(sorted(targets)),
+        slots=max(had.slots, 2 * len(adapters)),
+    )
 
 
 @contextmanager

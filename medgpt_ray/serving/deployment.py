@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
-from medgpt_ray.serving import versions
+from medgpt_ray.serving import fields, versions
 from medgpt_ray.serving.assistant import Assistant
 from medgpt_ray.serving.engine import Engine, environment
 from medgpt_ray.serving.errors import Refusal
@@ -82,7 +82,9 @@ class OpenAIServer:
         )
         self.watch = asyncio.create_task(self._leave_with_engine(engine))
         wait = self._wait_seconds if self.rate else None
-        return Gate(assistant, settings.limits, keys, wait, engine.paths)
+        return Gate(
+            assistant, settings.limits, keys, wait, engine.paths, fields.of_paths(engine.paths)
+        )
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Take over `adapters`: name -> {path, version}, or path alone for what is there now.

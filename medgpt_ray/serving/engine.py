@@ -89,6 +89,9 @@ def _arguments(settings: Settings, directory: Path, version: str, template: str 
     options: list[Any] = ["--model", directory, "--served-model-name", served_name(settings)]
     options += ["--dtype", resolve_dtype(settings.dtype, settings.gpus), "--seed", settings.seed]
     options += ["--fingerprint-mode", "custom", "--fingerprint-value", version]
+    # A weak model would else write spaces in JSON without end.
+    options += ["--structured-outputs-config.backend", "xgrammar"]
+    options += ["--structured-outputs-config.disable_any_whitespace", "true"]
     # Sequences beyond this wait in the engine: one request can be many.
     options += ["--max-num-seqs", max(settings.limits.concurrent_requests, 32)]
     if settings.max_context:
@@ -101,6 +104,7 @@ def _arguments(settings: Settings, directory: Path, version: str, template: str 
         if rank is None:
             raise ModelError(f"an adapter of rank {settings.lora.max_rank}: at most 512 is served")
         options += ["--enable-lora", "--max-lora-rank", rank, "--max-loras", settings.lora.slots]
+        options += ["--lora-target-modules", *settings.lora.target_modules]
     if settings.gpus:
         options += ["--tensor-parallel-size", settings.gpus]
     else:

@@ -7,12 +7,13 @@ for no key, so that load balancers can look. Every refusal is counted by status 
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Counter
 
 from medgpt_ray.serving.errors import Refusal
+from medgpt_ray.serving.fields import Fields
 from medgpt_ray.serving.keys import Keys
 from medgpt_ray.serving.settings import Limits
 
@@ -41,10 +42,11 @@ class Gate:
         keys: Keys | None = None,
         wait: Wait | None = None,
         paths: Sequence[str] = PATHS,
+        fields: Mapping[str, Fields] | None = None,
     ) -> None:
-        """`paths`: those of `PATHS` that the model has."""
+        """`paths`: those of `PATHS` that the model has; `fields`: of some of them."""
         self._app, self._limits, self._keys = app, limits, keys
-        self._wait, self._paths = wait, paths
+        self._wait, self._paths, self._fields = wait, paths, fields or {}
         self._running = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -78,7 +80,9 @@ class Gate:
             message = f"more than {per_minute} requests a minute with this key"
             raise Refusal(429, message, retry_after=math.ceil(seconds))
         body = await self._read(scope, receive)
-        scope["medgpt.body"] = parse(body, self._limits.completions_per_request)
+        scope["medgpt.body"] = value = parse(body, self._limits.completions_per_request)
+        if path in self._fields:
+            self._fields[path].check(value)
         if self._running >= self._limits.concurrent_requests:
             raise Refusal(429, f"{self._running} requests are in work, no more fit", retry_after=1)
         self._running += 1

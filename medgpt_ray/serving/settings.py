@@ -37,6 +37,11 @@ class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_rank: int = Field(default=16, gt=0)
+    target_modules: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    """That an adapter may change. Never `lm_head`: with that, log-probs of a prompt end vLLM's CPU
+    engine (0.32)."""
     slots: int = Field(default=4, gt=1)
     """Adapters in memory at once; during an update both versions of one take a slot."""
 

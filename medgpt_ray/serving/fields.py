@@ -1,0 +1,46 @@
+"""The type of every field of a request, before vLLM sees it.
+
+vLLM's own checks begin with code that takes some types for granted, and fails on others with a 500.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medgpt_ray.serving.errors import Refusal
+
+
+class Fields:
+    """Of one path, by vLLM's model of its request."""
+
+    def __init__(self, request: Any) -> None:
+        self._types = {
+            field.alias or name: TypeAdapter(Annotated[field.annotation, field])
+            for name, field in request.model_fields.items()
+        }
+
+    def check(self, body: Mapping[str, Any]) -> None:
+        """Refuse with 400 what has a wrong type; unknown fields are vLLM's to judge."""
+        for name, value in body.items():
+            if name not in self._types:
+                continue
+            try:
+                self._types[name].validate_python(value)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"]
+                raise Refusal(400, f"{name}: {message}", param=name) from None
+            except (AttributeError, TypeError):  # of vLLM's validators, which do not expect it
+                raise Refusal(400, f"{name}: has a wrong type", param=name) from None
+
+
+def of_paths(paths: Collection[str]) -> dict[str, Fields]:
+    """Of those of `paths` that have some."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    requests = {
+        "/v1/chat/completions": ChatCompletionRequest,
+        "/v1/completions": CompletionRequest,
+    }
+    return {path: Fields(request) for path, request in requests.items() if path in paths}
