@@ -1,4 +1,4 @@
-"""`medgpt index`: documents made searchable, questions answered with passages, the measure of both."""
+"""`medgpt index`: make documents searchable, show passages that answer, measure how well."""
 
 from pathlib import Path
 

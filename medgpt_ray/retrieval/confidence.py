@@ -1,8 +1,8 @@
 """Does a passage answer the question, or is there nothing about it in the index?
 
-A logistic regression on two facts: how much of the question's wording the best passage has, and how
-near it is in meaning. A cosine means something else with each embedding model, so the weights are of
-one model; `benchmarks.retrieval` fits those of the shipped one, `calibrate` those of any other.
+A logistic regression on two facts: how much of the question's wording the best passage has, and
+how near it is in meaning. A cosine means something else with each embedding model, so the weights
+are those of one: `benchmarks.retrieval` fits the shipped one's, `medgpt index calibrate` others.
 """
 
 from collections.abc import Sequence

@@ -4,10 +4,10 @@
     findings = index.search("How long is driving forbidden after a stroke?")
     findings.sufficient, findings.hits[0].citation    # True, "stroke.pdf, p. 2, Acute stroke > ..."
 
-BM25 and the vectors each propose candidates, which are ordered by the share of the question's terms
-that they have, weighted by rarity, plus their cosine. Both lie in 0 to 1, so neither needs a weight.
-(Reciprocal rank fusion does worse: benchmarks/results/retrieval.md.) A cross-encoder, where one is
-given, orders the candidates instead.
+BM25 and the vectors each propose candidates, which are ordered by the share of the question's
+terms that they have, weighted by rarity, plus their cosine: both lie in 0 to 1, so neither is given
+a weight. (Reciprocal rank fusion does worse: benchmarks/results/retrieval.md.) A cross-encoder,
+where one is given, orders the candidates instead.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Questions with known answers: how often an index finds them, and when it should say that it cannot."""
+"""Questions with known answers: how often an index finds them, and when it should decline."""
 
 import json
 from collections.abc import Sequence
