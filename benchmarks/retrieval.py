@@ -23,7 +23,7 @@ from medgpt_ray.retrieval.build import build
 from medgpt_ray.retrieval.confidence import Evidence, fit
 from medgpt_ray.retrieval.conversation import condense
 from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
-from medgpt_ray.retrieval.index import Index
+from medgpt_ray.retrieval.index import CANDIDATES, Index, Question
 from medgpt_ray.retrieval.measure import Case, cross_validated, evidence, place, read_cases
 from medgpt_ray.retrieval.terms import is_chinese, question_terms, terms
 from medgpt_ray.tracking.statistics import bootstrap_interval
@@ -33,32 +33,27 @@ OUTPUT = Path("benchmarks/results/retrieval.md")
 FUSION_CONSTANT = 60
 """k of reciprocal rank fusion, as its authors set it (Cormack et al. 2009)."""
 
-Method = Callable[[Index, str], list[int]]
+Method = Callable[[Index, Question], list[int]]
 
 
-def bm25(index: Index, text: str) -> list[int]:
-    return index.by_terms(index.question(text))
+def dense(index: Index, question: Question) -> list[int]:
+    return index.store.by_vector(question.vector, CANDIDATES)
 
 
-def dense(index: Index, text: str) -> list[int]:
-    return index.store.by_vector(index.question(text).vector, 20)
+def fusion(index: Index, question: Question) -> list[int]:
+    return _fused([index.by_terms(question), dense(index, question)])
 
 
-def fusion(index: Index, text: str) -> list[int]:
-    return _fused([bm25(index, text), dense(index, text)])
-
-
-def fusion_if_readable(index: Index, text: str) -> list[int]:
-    question = index.question(text)
+def fusion_if_readable(index: Index, question: Question) -> list[int]:
     return _fused([index.by_terms(question), index.by_meaning(question)])
 
 
-def hybrid(index: Index, text: str) -> list[int]:
-    return [candidate.id for candidate in index.rank(text)]
+def hybrid(index: Index, question: Question) -> list[int]:
+    return [candidate.id for candidate in index.rank(question)]
 
 
 METHODS: dict[str, Method] = {
-    "BM25": bm25,
+    "BM25": Index.by_terms,
     "dense": dense,
     "BM25 + dense by rank fusion": fusion,
     "the same, dense only where it can read the question": fusion_if_readable,
@@ -103,8 +98,10 @@ def interval(values: Sequence[float]) -> str:
 def table(index: Index, cases: Sequence[Case]) -> list[str]:
     lines = ["| questions | n | method | hit@1 | hit@5 | MRR |", "|---|---:|---|---|---|---|"]
     for group, members in groups(cases).items():
+        questions = [index.question(case.condensed) for case in members]
         for name, method in METHODS.items():
-            places = [place(index, case, method(index, case.condensed)) for case in members]
+            ranked = [method(index, question) for question in questions]
+            places = [place(index, case, ids) for case, ids in zip(members, ranked, strict=True)]
             lines.append(f"| {group} | {len(members)} | {name} | {score(places)} |")
     return lines
 
@@ -129,13 +126,13 @@ def condensing(index: Index, cases: Sequence[Case]) -> list[str]:
     }
     lines = ["| questions | n | hit@1 | hit@5 | MRR |", "|---|---:|---|---|---|"]
     for name, pairs in rows.items():
-        places = [place(index, case, hybrid(index, text)) for case, text in pairs]
+        places = [place(index, case, hybrid(index, index.question(text))) for case, text in pairs]
         lines.append(f"| {name} | {len(pairs)} | {score(places)} |")
     return lines
 
 
 def tokenisation(index: Index, cases: Sequence[Case]) -> list[str]:
-    """BM25 on Chinese by pairs of characters alone, and with single characters as the index has it."""
+    """BM25 on Chinese by pairs of characters alone, and with single characters too."""
     schemes: dict[str, Callable[[list[str]], list[str]]] = {
         "pairs": lambda found: [term for term in found if len(term) > 1],
         "characters and pairs": lambda found: found,
@@ -211,10 +208,10 @@ def main() -> None:
             f"{today()}, `{command}`. {about}.",
             f"{len(report.added)} files, {report.chunks} chunks, {len(cases)} questions. "
             f"Built in {built:.1f} s ({report.chunks / built:.0f} chunks/s), {asked:.0f} ms a "
-            f"question, both on a machine that others use too. In brackets: 95% bootstrap intervals "
+            "question, both on a machine that others used too. In brackets: 95% bootstrap intervals "
             "over questions. The authors of the notes wrote the questions: expect less elsewhere.",
-            f"The embedding model cannot read {len(unreadable)} of the questions (fewer than half of "
-            "their tokens are known to it): for those the index goes by words alone.",
+            f"The embedding model cannot read {len(unreadable)} of the questions (fewer than half "
+            "of their tokens are known to it): for those the index goes by words alone.",
             "## Finding the passage",
             "\n".join(table(index, cases)),
             "## Conversations",

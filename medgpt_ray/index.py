@@ -62,7 +62,9 @@ def calibrate(directory: str, questions: str) -> None:
     answerable = [case.source is not None for case in cases]
     right = measure.cross_validated(evidence, answerable)
     places = [
-        measure.place(index, case, [found.id for found in index.rank(case.condensed)])
+        measure.place(
+            index, case, [found.id for found in index.rank(index.question(case.condensed))]
+        )
         for case in cases
         if case.source is not None
     ]

@@ -135,21 +135,20 @@ class Index:
 
     def search(self, question: str, count: int = HITS) -> Findings:
         """The best `count` passages for a question that can be understood alone."""
-        best = self.rank(question)[:count]
+        best = self.rank(self.question(question))[:count]
         hits = tuple(Hit(*self.store.chunk(found.id), found.score) for found in best)
         confidence = self.calibration.confidence(best[0].evidence) if best else 0.0
         return Findings(question, hits, confidence)
 
-    def rank(self, text: str) -> list[Candidate]:
+    def rank(self, question: Question) -> list[Candidate]:
         """Every candidate, best first."""
-        question = self.question(text)
         ids = list(dict.fromkeys([*self.by_terms(question), *self.by_meaning(question)]))
         cosines = self.store.cosines(question.vector, ids) if question.readable else {}
         scores = [question.coverage(id) + cosines.get(id, 0.0) for id in ids]
         if self._reranker and ids:
             passages = [self.store.chunk(id)[1].searched for id in ids]
-            scores = self._reranker.scores(text, passages)
-        chinese = float(is_chinese(text))
+            scores = self._reranker.scores(question.text, passages)
+        chinese = float(is_chinese(question.text))
         found = [
             Candidate(id, score, Evidence(question.matched(id), cosines.get(id, 0.0), chinese))
             for id, score in zip(ids, scores, strict=True)

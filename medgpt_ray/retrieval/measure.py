@@ -68,7 +68,7 @@ def place(index: Index, case: Case, ids: Sequence[int]) -> int | None:
 
 def evidence(index: Index, cases: Sequence[Case]) -> list[Evidence]:
     """Of the first passage for each question, which is what `confidence` judges."""
-    firsts = (index.rank(case.condensed)[:1] for case in cases)
+    firsts = (index.rank(index.question(case.condensed))[:1] for case in cases)
     chinese = (float(is_chinese(case.condensed)) for case in cases)
     return [
         first[0].evidence if first else Evidence(0.0, 0.0, flag)
