@@ -21,7 +21,6 @@ from benchmarks import machine
 from benchmarks.compare import today
 from medgpt_ray.retrieval.build import build
 from medgpt_ray.retrieval.confidence import Evidence, fit
-from medgpt_ray.retrieval.conversation import condense
 from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
 from medgpt_ray.retrieval.index import CANDIDATES, Index, Question
 from medgpt_ray.retrieval.measure import Case, cross_validated, evidence, place, read_cases
@@ -98,7 +97,7 @@ def interval(values: Sequence[float]) -> str:
 def table(index: Index, cases: Sequence[Case]) -> list[str]:
     lines = ["| questions | n | method | hit@1 | hit@5 | MRR |", "|---|---:|---|---|---|---|"]
     for group, members in groups(cases).items():
-        questions = [index.question(case.condensed) for case in members]
+        questions = [index.question(*case.turns) for case in members]
         for name, method in METHODS.items():
             ranked = [method(index, question) for question in questions]
             places = [place(index, case, ids) for case, ids in zip(members, ranked, strict=True)]
@@ -116,17 +115,18 @@ def condensing(index: Index, cases: Sequence[Case]) -> list[str]:
         for case in alone
     ]
     rows = {
-        "follow-ups, searched as they are": [(case, case.question) for case in follow_ups],
-        "follow-ups, condensed": [(case, case.condensed) for case in follow_ups],
-        "other questions, alone": [(case, case.question) for case in alone],
+        "follow-ups, searched as they are": [(case, [case.question]) for case in follow_ups],
+        "follow-ups, condensed": [(case, case.turns) for case in follow_ups],
+        "other questions, alone": [(case, [case.question]) for case in alone],
         "other questions, condensed after one on another subject": [
-            (case, condense([other, case.question]))
-            for case, other in zip(alone, others, strict=True)
+            (case, [other, case.question]) for case, other in zip(alone, others, strict=True)
         ],
     }
     lines = ["| questions | n | hit@1 | hit@5 | MRR |", "|---|---:|---|---|---|"]
     for name, pairs in rows.items():
-        places = [place(index, case, hybrid(index, index.question(text))) for case, text in pairs]
+        places = [
+            place(index, case, hybrid(index, index.question(*turns))) for case, turns in pairs
+        ]
         lines.append(f"| {name} | {len(pairs)} | {score(places)} |")
     return lines
 
@@ -208,8 +208,8 @@ def main() -> None:
             f"{today()}, `{command}`. {about}.",
             f"{len(report.added)} files, {report.chunks} chunks, {len(cases)} questions. "
             f"Built in {built:.1f} s ({report.chunks / built:.0f} chunks/s), {asked:.0f} ms a "
-            "question, both on a machine that others used too. In brackets: 95% bootstrap intervals "
-            "over questions. The authors of the notes wrote the questions: expect less elsewhere.",
+            "question, both on a machine that others used too. In brackets: 95% bootstrap "
+            "intervals over questions. The authors of the notes wrote the questions: expect less elsewhere.",
             f"The embedding model cannot read {len(unreadable)} of the questions (fewer than half "
             "of their tokens are known to it): for those the index goes by words alone.",
             "## Finding the passage",

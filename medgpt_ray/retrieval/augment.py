@@ -75,7 +75,7 @@ def augment(index: Index, messages: Sequence[Message], count: int = HITS) -> Aug
     if not asked:
         raise RetrievalError(["messages: none of role user with text in it"])
     position, question = asked[-1]
-    findings = index.ask([text for _, text in asked], count)
+    findings = index.search(*(text for _, text in asked), count=count)
     chinese = is_chinese(question)
     reply = INSUFFICIENT_CHINESE if chinese else INSUFFICIENT
     content = _content(findings, question, chinese, reply)

@@ -77,7 +77,8 @@ def test_chinese_text_with_numbered_headings(tmp_path: Path, encoding: str) -> N
 def test_jsonl_with_english_and_chinese_keys(tmp_path: Path) -> None:
     file = tmp_path / "faq.jsonl"
     file.write_text(
-        '{"question": "How?", "answer": "So.\\nAnd so."}\n\n{"问": "怎么办?", "答": "休息。"}\n{"text": "Alone."}\n'
+        '{"question": "How?", "answer": "So.\\nAnd so."}\n\n{"问": "怎么办?", "答": "休息。"}\n'
+        '{"text": "Alone."}\n'
     )
     blocks = read(file)
     assert shown(blocks) == [
