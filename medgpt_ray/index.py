@@ -1,4 +1,4 @@
-"""`medgpt index`: documents made searchable, questions answered with passages, the measure of both."""
+"""`medgpt index`: make documents searchable, show passages that answer, measure how well."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def build(folder: str, output: str, embedding: str) -> None:
 
 def ask(directory: str, questions: list[str], count: int, reranker: str | None) -> None:
     """Print the passages for the last of `questions`, which are the turns of one conversation."""
-    findings = Index.open(directory, reranker=reranker).ask(questions, count)
+    findings = Index.open(directory, reranker=reranker).search(*questions, count=count)
     if findings.question != questions[-1]:
         print(f"searched for: {findings.question}")
     if not findings.sufficient:
@@ -62,7 +62,7 @@ def calibrate(directory: str, questions: str) -> None:
     answerable = [case.source is not None for case in cases]
     right = measure.cross_validated(evidence, answerable)
     places = [
-        measure.place(index, case, [found.id for found in index.rank(case.condensed)])
+        measure.place(index, case, [found.id for found in index.rank(index.question(*case.turns))])
         for case in cases
         if case.source is not None
     ]

@@ -15,8 +15,8 @@ INSUFFICIENT = "Insufficient information: the documents do not answer this quest
 INSUFFICIENT_CHINESE = "资料不足:所收录的文档无法回答这个问题。"
 
 _ENGLISH = """\
-Answer the question from the numbered sources below and from nothing else. After each statement put \
-the number of its source, as in [1]. If the sources do not contain the answer, reply exactly: \
+Answer the question from the numbered sources below and from nothing else. After each statement \
+put the number of its source, as in [1]. If the sources do not contain the answer, reply exactly: \
 {insufficient}
 
 Sources:
@@ -30,8 +30,14 @@ _CHINESE = """\
 {sources}
 
 问题:{question}"""
-_NOTHING = "Nothing in the documents answers the question below. Reply exactly: {insufficient}\n\nQuestion: {question}"
-_NOTHING_CHINESE = "所收录的文档中没有下面这个问题的答案,请只回复:{insufficient}\n\n问题:{question}"
+_NOTHING = """\
+Nothing in the documents answers the question below. Reply exactly: {insufficient}
+
+Question: {question}"""
+_NOTHING_CHINESE = """\
+所收录的文档中没有下面这个问题的答案,请只回复:{insufficient}
+
+问题:{question}"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Augmented:
 
 
 def augment(index: Index, messages: Sequence[Message], count: int = HITS) -> Augmented:
-    """Search for the last user message, in the light of those before, and put what is found into it.
+    """Search for the last user message, given those before, and put what is found into it.
 
     Raises `RetrievalError` where no user message has text.
     """
@@ -69,7 +75,7 @@ def augment(index: Index, messages: Sequence[Message], count: int = HITS) -> Aug
     if not asked:
         raise RetrievalError(["messages: none of role user with text in it"])
     position, question = asked[-1]
-    findings = index.ask([text for _, text in asked], count)
+    findings = index.search(*(text for _, text in asked), count=count)
     chinese = is_chinese(question)
     reply = INSUFFICIENT_CHINESE if chinese else INSUFFICIENT
     content = _content(findings, question, chinese, reply)

@@ -1,7 +1,7 @@
 """Embedding models: the shipped all-MiniLM-L6-v2, or a directory in sentence-transformers format.
 
 From that format are read the pooling (mean, first or last token), the instructions put before
-questions and documents, and the longest input. Vectors have length 1, so that a product is a cosine.
+questions and documents, and the longest input. Vectors have length 1.
 """
 
 import hashlib

@@ -4,10 +4,10 @@
     findings = index.search("How long is driving forbidden after a stroke?")
     findings.sufficient, findings.hits[0].citation    # True, "stroke.pdf, p. 2, Acute stroke > ..."
 
-BM25 and the vectors each propose candidates, which are ordered by the share of the question's terms
-that they have, weighted by rarity, plus their cosine. Both lie in 0 to 1, so neither needs a weight.
-(Reciprocal rank fusion does worse: benchmarks/results/retrieval.md.) A cross-encoder, where one is
-given, orders the candidates instead.
+BM25 and the vectors each propose candidates, which are ordered by the share of the question's
+terms that they have, weighted by rarity, plus their cosine: both lie in 0 to 1, so neither is given
+a weight. (Reciprocal rank fusion does worse: benchmarks/results/retrieval.md.) A cross-encoder,
+where one is given, orders the candidates instead.
 """
 
 import math
@@ -73,13 +73,14 @@ class Candidate(NamedTuple):
 
 
 class Question:
-    """What is known of a question before anything is ranked."""
+    """What is known of a question before anything is ranked; `turns` are what the user asked."""
 
-    def __init__(self, text: str, store: Store, embedder: Embedder) -> None:
-        self.text = text
-        self.terms = question_terms(text)
-        self.vector = embedder.embed_question(text)
-        self.readable = embedder.coverage(text) >= _READABLE
+    def __init__(self, turns: Sequence[str], store: Store, embedder: Embedder) -> None:
+        self.text = condense(turns)
+        self.terms = question_terms(self.text)
+        self.own_terms = question_terms(turns[-1])
+        self.vector = embedder.embed_question(self.text)
+        self.readable = embedder.coverage(self.text) >= _READABLE
         self.chunks = len(store)
         self.holders = {term: store.with_term(term) for term in self.terms}
 
@@ -94,10 +95,23 @@ class Question:
         return {term: value / rarest for term, value in weight.items()}
 
     def matched(self, id: int) -> float:
-        return sum(self.rarity[term] for term, held in self.holders.items() if id in held)
+        return sum(self.rarity[term] for term in self.terms if id in self.holders[term])
 
     def coverage(self, id: int) -> float:
-        return self.matched(id) / sum(self.rarity.values()) if self.terms else 0.0
+        return self._share(id, self.terms)
+
+    def own_coverage(self, id: int) -> float:
+        """Of what the last turn says itself, without the subject that it took from before."""
+        return self._share(id, self.own_terms)
+
+    def evidence(self, id: int, cosine: float) -> Evidence:
+        chinese = float(is_chinese(self.text))
+        return Evidence(self.matched(id), self.own_coverage(id), cosine, chinese)
+
+    def _share(self, id: int, terms: Sequence[str]) -> float:
+        total = sum(self.rarity[term] for term in terms)
+        held = sum(self.rarity[term] for term in terms if id in self.holders[term])
+        return held / total if total else 0.0
 
 
 class Index:
@@ -129,35 +143,30 @@ class Index:
             return Calibration(*self.store.facts.calibration)
         return MINILM if self.store.facts.fingerprint == EMBEDDED_SHA256 else WORDS_ONLY
 
-    def ask(self, questions: Sequence[str], count: int = HITS) -> Findings:
-        """As `search`, for the last of the `questions` of a conversation."""
-        return self.search(condense(questions), count)
-
-    def search(self, question: str, count: int = HITS) -> Findings:
-        """The best `count` passages for a question that can be understood alone."""
+    def search(self, *turns: str, count: int = HITS) -> Findings:
+        """The best `count` passages for the last of the `turns` of the user, given those before."""
+        question = self.question(*turns)
         best = self.rank(question)[:count]
         hits = tuple(Hit(*self.store.chunk(found.id), found.score) for found in best)
         confidence = self.calibration.confidence(best[0].evidence) if best else 0.0
-        return Findings(question, hits, confidence)
+        return Findings(question.text, hits, confidence)
 
-    def rank(self, text: str) -> list[Candidate]:
+    def rank(self, question: Question) -> list[Candidate]:
         """Every candidate, best first."""
-        question = self.question(text)
         ids = list(dict.fromkeys([*self.by_terms(question), *self.by_meaning(question)]))
         cosines = self.store.cosines(question.vector, ids) if question.readable else {}
         scores = [question.coverage(id) + cosines.get(id, 0.0) for id in ids]
         if self._reranker and ids:
             passages = [self.store.chunk(id)[1].searched for id in ids]
-            scores = self._reranker.scores(text, passages)
-        chinese = float(is_chinese(text))
+            scores = self._reranker.scores(question.text, passages)
         found = [
-            Candidate(id, score, Evidence(question.matched(id), cosines.get(id, 0.0), chinese))
+            Candidate(id, score, question.evidence(id, cosines.get(id, 0.0)))
             for id, score in zip(ids, scores, strict=True)
         ]
         return sorted(found, key=lambda candidate: (-candidate.score, candidate.id))
 
-    def question(self, text: str) -> Question:
-        return Question(text, self.store, self._embedder)
+    def question(self, *turns: str) -> Question:
+        return Question(turns, self.store, self._embedder)
 
     def by_terms(self, question: Question) -> list[int]:
         """Candidates, best first by BM25."""

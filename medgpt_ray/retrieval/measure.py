@@ -1,4 +1,4 @@
-"""Questions with known answers: how often an index finds them, and when it should say that it cannot."""
+"""Questions with known answers: how often an index finds them, and when it should decline."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medgpt_ray.retrieval.confidence import THRESHOLD, Evidence, fit
-from medgpt_ray.retrieval.conversation import condense
 from medgpt_ray.retrieval.errors import RetrievalError
 from medgpt_ray.retrieval.index import Index
 from medgpt_ray.retrieval.terms import is_chinese
@@ -28,8 +27,8 @@ class Case:
     """What the user asked before."""
 
     @property
-    def condensed(self) -> str:
-        return condense([*self.history, self.question])
+    def turns(self) -> tuple[str, ...]:
+        return (*self.history, self.question)
 
     def answered_by(self, index: Index, id: int) -> bool:
         path, chunk = index.store.chunk(id)
@@ -68,12 +67,12 @@ def place(index: Index, case: Case, ids: Sequence[int]) -> int | None:
 
 def evidence(index: Index, cases: Sequence[Case]) -> list[Evidence]:
     """Of the first passage for each question, which is what `confidence` judges."""
-    firsts = (index.rank(case.condensed)[:1] for case in cases)
-    chinese = (float(is_chinese(case.condensed)) for case in cases)
-    return [
-        first[0].evidence if first else Evidence(0.0, 0.0, flag)
-        for first, flag in zip(firsts, chinese, strict=True)
-    ]
+    found = []
+    for case in cases:
+        best = index.rank(index.question(*case.turns))[:1]
+        nothing = Evidence(0.0, 0.0, 0.0, float(is_chinese(case.question)))
+        found.append(best[0].evidence if best else nothing)
+    return found
 
 
 def cross_validated(evidence: Sequence[Evidence], answerable: Sequence[bool]) -> list[bool]:

@@ -1,4 +1,4 @@
-"""An optional cross-encoder: it reads question and passage together, and puts candidates in order."""
+"""An optional cross-encoder: reads question and passage together, and orders the candidates."""
 
 from collections.abc import Sequence
 from pathlib import Path

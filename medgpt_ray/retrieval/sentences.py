@@ -18,7 +18,7 @@ Measure = Callable[[str], int]
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
-    """(offset, sentence) of each; the sentences in a row are the text but for the spaces between."""
+    """(offset, sentence) of each; in a row they are the text but for the spaces between."""
     start = 0
     for end in _END.finditer(text):
         stop = text[end.start()] == "." and _ABBREVIATION.search(text[start : end.start() + 1])
@@ -32,7 +32,7 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
 
 
 def parts(sentence: str, measure: Measure, limit: int) -> Iterator[tuple[int, str]]:
-    """(offset, part) of a sentence above `limit`: cut after clauses, and inside one as a last resort."""
+    """(offset, part) of a sentence above `limit`: cut after clauses, or as a last resort inside."""
     start = 0
     while start < len(sentence):
         if measure(sentence[start:]) <= limit:

@@ -27,11 +27,18 @@ FORMAT = 1
 _SCHEMA = """
 create table facts (name text primary key, value text not null) without rowid;
 create table files (id integer primary key, path text not null unique, sha256 text not null);
-create table chunks (id integer primary key, file integer not null references files, text text not null,
-    heading text not null, first_page integer, first_line integer, last_page integer, last_line integer);
+create table chunks (
+    id integer primary key, file integer not null references files,
+    text text not null, heading text not null,
+    first_page integer, first_line integer, last_page integer, last_line integer
+);
 create index chunks_of_file on chunks (file);
-create virtual table terms using fts5(words, content='', contentless_delete=1, tokenize='porter unicode61');
-create virtual table vectors using vec0(id integer primary key, vector float[{dimension}] distance_metric=cosine);
+create virtual table terms using fts5(
+    words, content='', contentless_delete=1, tokenize='porter unicode61'
+);
+create virtual table vectors using vec0(
+    id integer primary key, vector float[{dimension}] distance_metric=cosine
+);
 """
 
 Vector = npt.NDArray[np.float32]
@@ -50,7 +57,7 @@ class Facts:
 
 
 class Store:
-    """`Store.open` for reading, `Store.create` for a new file; `write` makes changes at once or not at all."""
+    """`open` for reading, `create` for a new file; changes within `write` are made all or none."""
 
     def __init__(self, connection: apsw.Connection, facts: Facts) -> None:
         self.facts = facts
