@@ -157,7 +157,10 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("sync.bakend=shm", "command line: sync.bakend: unknown field, did you mean 'backend'?"),
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
-        ("stage=sftt", "command line: stage: expected one of dpo, grpo, kto, orpo, pipeline, pt, rm, sft, "),
+        (
+            "stage=sftt",
+            "command line: stage: expected one of dpo, grpo, kto, orpo, pipeline, pt, rm, sft, ",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(tmp_path: Path, override: str, problem: str) -> None:
