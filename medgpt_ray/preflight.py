@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.actors import nodes
-from medgpt_ray.actors.nodes import cluster_address
 from medgpt_ray.actors.plan import (
     GIB,
     MIB,
@@ -28,7 +26,7 @@ from medgpt_ray.actors.plan import (
 from medgpt_ray.config.loader import ConfigError, load
 from medgpt_ray.config.paths import EVERYWHERE, leaves, named_paths
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -67,10 +65,11 @@ def check(config: RunConfig, resume: bool) -> None:
     else:
         problems += _data(config, tokenizer)
         problems += _rewards(config)
+        problems += _scorers(config)
     problems += _resources(config)
     problems += _masters(config)
     problems += _deepspeed(config)
-    if isinstance(config, GrpoRun) and facts is not None:
+    if isinstance(config, RlRun) and facts is not None:
         problems += _memory(config, facts)
     if problems:
         raise PreflightError(problems)
@@ -142,7 +141,7 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     return facts, tokenizer, problems
 
 
-def _data(config: GrpoRun, tokenizer: Any) -> Iterator[str]:
+def _data(config: RlRun, tokenizer: Any) -> Iterator[str]:
     from medgpt_ray.data.prompts import DataError, read_prompts
 
     for path in filter(None, (config.data.train, config.data.heldout)):
@@ -187,7 +186,7 @@ def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
         yield f"model.attention: {error}"
 
 
-def _rewards(config: GrpoRun) -> Iterator[str]:
+def _rewards(config: RlRun) -> Iterator[str]:
     from medgpt_ray.rewards import RewardError, resolve
 
     for index, reward in enumerate(config.rewards):
@@ -197,9 +196,41 @@ def _rewards(config: GrpoRun) -> Iterator[str]:
             yield f"rewards.{index}.function: {error}"
 
 
+def _scorers(config: RlRun) -> Iterator[str]:
+    """The reward model scores with a tokenizer of its own, the critic reads the policy's tokens."""
+    from medgpt_ray.models.load import (
+        ModelError,
+        critic_path,
+        load_tokenizer,
+        resolve_model,
+        same_tokens,
+        starting_config,
+    )
+    from medgpt_ray.models.reward import refuse_language_model
+
+    if section := config.reward_model:
+        try:
+            refuse_language_model(section.path, starting_config(Model(path=section.path)))
+            load_tokenizer(section.path)
+        except ModelError as error:
+            yield f"reward_model.path: {error}"
+            return
+    if isinstance(config, PpoRun):
+        try:
+            path = critic_path(config)
+            resolve_model(path)
+            if not same_tokens(path, config.model.path):
+                yield (
+                    f"critic.path: {path} has another tokenizer than the policy, whose tokens a "
+                    "critic reads: leave critic.path out, or name a model of the policy's family"
+                )
+        except ModelError as error:
+            yield f"critic.path: {error}"
+
+
 def _resources(config: RunConfig) -> Iterator[str]:
     planned = without_memory(config)
-    if address := cluster_address(config.cluster):
+    if address := config.cluster.in_use:
         yield from _cluster(address, config, planned)
         return
     cpus = config.cluster.cpus or os.cpu_count() or 1
@@ -226,8 +257,8 @@ def _deepspeed(config: RunConfig) -> Iterator[str]:
             yield from error.problems
 
 
-def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:
-    if not cluster_address(config.cluster) and config.sync.backend == "shm":
+def _memory(config: RlRun, facts: ModelFacts) -> Iterator[str]:
+    if not config.cluster.in_use and config.sync.backend == "shm":
         yield from _shared_memory(sync_buffer_bytes(config, facts))
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     needed = longest * kv_bytes_per_token(config, facts)
@@ -253,6 +284,8 @@ def _too_many(planned: Plan, resource: str, available: float, place: str) -> Ite
 def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
     import ray
 
+    from medgpt_ray.actors import nodes
+
     try:
         with nodes.connected(address):
             resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -262,7 +295,7 @@ def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
             ]
             yield from few
             yield from nodes.unshared(_shared_paths(config), _existing(Path(config.output_dir)))
-            if isinstance(config, GrpoRun) and config.sync.backend == "shm" and not few:
+            if isinstance(config, RlRun) and config.sync.backend == "shm" and not few:
                 yield from _one_host(planned)
     except nodes.ClusterError as error:
         yield f"cluster.address: {error}"
@@ -281,8 +314,10 @@ def _shared_paths(config: RunConfig) -> dict[str, Path]:
 
 
 def _one_host(planned: Plan) -> Iterator[str]:
-    places = nodes.places(planned) or {}
-    hosts = {node.host for role in ("policy", "rollout") for node in places.get(role, [])}
+    from medgpt_ray.actors.nodes import places
+
+    found = places(planned) or {}
+    hosts = {node.host for role in ("policy", "rollout") for node in found.get(role, [])}
     if len(hosts) > 1:
         yield (
             f"sync.backend: shm works within one host, and the learner and the engines would be on "

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medgpt_ray.config.schema import Section
+from medgpt_ray.config.section import Section
 
 GIVEN = ("model", "reward_model", "reference")
 """Sections of a run whose `path` may be what an earlier stage made."""

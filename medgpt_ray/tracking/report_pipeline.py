@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.tracking import report_rl, report_supervised
 from medgpt_ray.tracking.format import number
 from medgpt_ray.tracking.measures import STAGES
@@ -49,7 +49,7 @@ def summarise(name: str, rundir: RunDirectory) -> Summary:
     if not rundir.holds_run:
         return Summary(name, "", "not begun", 0, 0.0, (), 0, "")
     config, records = rundir.read_config(), read_metrics(rundir.metrics)
-    if isinstance(config, GrpoRun):
+    if isinstance(config, RlRun):
         page = report_rl.page(rundir, config, records)
         title, gains = config.algorithm.name.upper(), _rewards(page.values["comparisons"])
     else:

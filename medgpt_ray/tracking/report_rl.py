@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.tracking.alarms import NOT_FINITE, Alarms
 from medgpt_ray.tracking.curves import Chart, Line, chart, line
 from medgpt_ray.tracking.format import duration, number, percent
@@ -71,7 +71,7 @@ class Answers:
         return self.after.reward - self.before.reward
 
 
-def page(rundir: RunDirectory, config: GrpoRun, records: Sequence[Record]) -> Page:
+def page(rundir: RunDirectory, config: RlRun, records: Sequence[Record]) -> Page:
     training = [record for record in records if not _is_heldout(record)]
     heldout = [record for record in records if _is_heldout(record)]
     evaluations = _evaluations(rundir)
@@ -227,7 +227,7 @@ def _text(answer: Any) -> str | None:
 def _alarms(rundir: RunDirectory, records: Sequence[Record]) -> list[Alarm]:
     """Samples without a score, numbers that were not finite, and what the rules say."""
     found = not_finite(records)
-    found += [alarm for alarm in Alarms().replay(records) if alarm.what != NOT_FINITE]
+    found += [alarm for alarm in Alarms(records).raised if alarm.what != NOT_FINITE]
     for folder in (rundir.samples, rundir.heldout):
         for step, file in by_step(folder).items():
             found += [_failure_alarm(step, failure) for failure in read_failures(file)]

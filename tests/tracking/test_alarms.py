@@ -29,7 +29,7 @@ def sound() -> list[Record]:
 def raised(records: list[Record]) -> dict[str, list[int]]:
     """Alarm -> the steps that raised it."""
     found: dict[str, list[int]] = {}
-    for alarm in Alarms().replay(records):
+    for alarm in Alarms(records).raised:
         found.setdefault(alarm.what, []).append(alarm.step)
     return found
 
@@ -131,8 +131,8 @@ def test_longer_answers_that_end_are_no_explosion(sound: list[Record]) -> None:
 def test_a_run_that_goes_on_remembers_how_it_began(sound: list[Record]) -> None:
     collapsed = changed(sound, lambda r: {"entropy": r["entropy"] * 0.05})
     before, after = collapsed[:9], collapsed[9:]
-    alarms = Alarms()
-    assert alarms.replay(before) == []
+    alarms = Alarms(before)
+    assert alarms.raised == []
     found = [alarm for r in after for alarm in alarms.watch(int(r["step"]), r)]
     assert [(alarm.step, alarm.what) for alarm in found] == [(11, "the entropy has collapsed")]
 
