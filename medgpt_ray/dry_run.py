@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medgpt_ray.actors.nodes import ClusterError, Node, cluster_address, connected, places
+from medgpt_ray.actors.nodes import ClusterError, Node, connected, places
 from medgpt_ray.actors.plan import (
     GIB,
     MIB,
@@ -52,7 +52,7 @@ def placement(
         console.print(cannot_be_shown(error), soft_wrap=True)
         return
     console.print(_roles(config, planned.roles))
-    if address := cluster_address(config.cluster):
+    if address := config.cluster.in_use:
         console.print(Text("\n".join(_nodes(address, planned))), soft_wrap=True)
     total = sum(role.workers * role.memory.total for role in planned.roles)
     text = (

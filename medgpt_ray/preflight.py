@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.actors import nodes
-from medgpt_ray.actors.nodes import cluster_address
 from medgpt_ray.actors.plan import (
     GIB,
     MIB,
@@ -250,7 +248,7 @@ def _scorers(config: RlRun) -> Iterator[str]:
 
 def _resources(config: RunConfig) -> Iterator[str]:
     planned = without_memory(config)
-    if address := cluster_address(config.cluster):
+    if address := config.cluster.in_use:
         yield from _cluster(address, config, planned)
         return
     cpus = config.cluster.cpus or os.cpu_count() or 1
@@ -278,7 +276,7 @@ def _deepspeed(config: RunConfig) -> Iterator[str]:
 
 
 def _memory(config: RlRun, facts: ModelFacts) -> Iterator[str]:
-    if not cluster_address(config.cluster) and config.sync.backend == "shm":
+    if not config.cluster.in_use and config.sync.backend == "shm":
         yield from _shared_memory(sync_buffer_bytes(config, facts))
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     needed = longest * kv_bytes_per_token(config, facts)
@@ -303,6 +301,8 @@ def _too_many(planned: Plan, resource: str, available: float, place: str) -> Ite
 
 def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
     import ray
+
+    from medgpt_ray.actors import nodes
 
     try:
         with nodes.connected(address):
@@ -332,8 +332,10 @@ def _shared_paths(config: RunConfig) -> dict[str, Path]:
 
 
 def _one_host(planned: Plan) -> Iterator[str]:
-    places = nodes.places(planned) or {}
-    hosts = {node.host for role in ("policy", "rollout") for node in places.get(role, [])}
+    from medgpt_ray.actors.nodes import places
+
+    found = places(planned) or {}
+    hosts = {node.host for role in ("policy", "rollout") for node in found.get(role, [])}
     if len(hosts) > 1:
         yield (
             f"sync.backend: shm works within one host, and the learner and the engines would be on "

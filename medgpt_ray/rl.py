@@ -122,8 +122,7 @@ class Controller:
         self.console, self.log, self.prompts = console, log, prompts
         self.algorithm = ALGORITHMS[config.algorithm.name](config.algorithm)
         self.checkpoints = Checkpoints(run.checkpoints)
-        self.alarms = Alarms()
-        self.alarms.replay(read_metrics(run.metrics))
+        self.alarms = Alarms(read_metrics(run.metrics))
         self.heldout: list = []
         self.step = 0
         """Steps done, which is also the policy version."""
@@ -300,8 +299,7 @@ class Controller:
         write_samples(self.run_directory.samples_file(self.step), samples)
         self.log.log(self.step, metrics)
         self.console.step(self.step, metrics)
-        for alarm in raised:
-            self.console.notice(f"ALARM, step {alarm.step}: {alarm.what}: {alarm.detail}")
+        self.console.alarms(raised)
 
     def _evaluate_and_checkpoint(self) -> None:
         config, last = self.config, self.step == self.config.steps

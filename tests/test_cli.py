@@ -132,7 +132,7 @@ def test_presets_are_listed_and_accepted_as_config() -> None:
 def test_schema_prints_every_key() -> None:
     status, output, _ = medgpt("schema")
     assert status == 0
-    assert "default 2.0, when stage: grpo, kind: truncate\n" in output
+    assert "default 2.0, when stage: grpo or ppo, kind: truncate\n" in output
     status, output, _ = medgpt("schema", "grpo")
     assert status == 0
     assert output.startswith("stage: grpo, required\n")

@@ -16,7 +16,6 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from medgpt_ray.actors.learner import CriticWorker, LearnerGroup, PolicyWorker
-from medgpt_ray.actors.nodes import cluster_address
 from medgpt_ray.actors.plan import Plan, without_memory
 from medgpt_ray.actors.pool import RolloutPool
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
@@ -66,7 +65,7 @@ def ray_cluster(config: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = cluster_address(config)
+    address = config.in_use
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     with _own_sigterm():
         if address:

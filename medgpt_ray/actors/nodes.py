@@ -3,7 +3,6 @@ see.
 """
 
 import logging
-import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.plan import Plan
 from medgpt_ray.actors.wait import RunFailed, wait
-from medgpt_ray.config.schema import Cluster
 
 CONNECT_TIMEOUT_S = 10.0
 PLACING_S = 10.0
@@ -44,11 +42,6 @@ class Node:
 
     def __str__(self) -> str:
         return f"{self.host} ({self.address}, {self.id[:6]})"
-
-
-def cluster_address(cluster: Cluster) -> str | None:
-    """The cluster to connect to: the configured one, or else that of the Ray job we run in."""
-    return cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager

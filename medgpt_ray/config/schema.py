@@ -5,6 +5,7 @@ of the paper or library it comes from. Impossible combinations are refused here;
 machine (files, cluster, port) is checked in the preflight.
 """
 
+import os
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -251,6 +252,11 @@ class Cluster(Section):
     """Address of a running Ray cluster; none starts one on this machine for the run."""
     cpus: Positive | None = None
     """CPUs of the local cluster; none counts the machine's."""
+
+    @property
+    def in_use(self) -> str | None:
+        """The address to connect to: the configured one, or else that of the Ray job we run in."""
+        return self.address or os.environ.get("RAY_ADDRESS")
 
 
 class Faults(Section):

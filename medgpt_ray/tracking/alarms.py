@@ -78,9 +78,16 @@ class Alarms:
     `[Alarm(7, "KL to the reference has blown up", "3.1 nats a token ...")]`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        """`records` are those of the run so far; what they raised is `raised`."""
         self._history = History()
         self._episodes = [_Episode(what, check) for what, check in RULES.items()]
+        self.raised = [
+            alarm
+            for record in records
+            if "reward/mean" in record  # none of a held-out evaluation
+            for alarm in self.watch(int(record["step"]), record)
+        ]
 
     def watch(self, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
         """The alarms that are new with this step."""
@@ -92,14 +99,6 @@ class Alarms:
     def active(self) -> float:
         """How many hold, for the log."""
         return float(sum(episode.raised for episode in self._episodes))
-
-    def replay(self, records: Iterable[Record]) -> list[Alarm]:
-        """What the records of a run have raised; `watch` then goes on after them."""
-        raised = []
-        for record in records:
-            if "reward/mean" in record:  # none of a held-out evaluation
-                raised += self.watch(int(record["step"]), record)
-        return raised
 
 
 @dataclass

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.layouts import MEASURES, REINFORCEMENT, SUPERVISED, Shown
+from medgpt_ray.tracking.page import Alarm
 
 _HISTORY = 60
 _STEPS_FOR_ETA = 10
@@ -114,6 +115,11 @@ class Console:
     def notice(self, text: str) -> None:
         """A line that stays: above the panel, or among the plain lines."""
         self._print(text)
+
+    def alarms(self, raised: Sequence[Alarm]) -> None:
+        """Faults of learning that are new with the last step."""
+        for alarm in raised:
+            self.notice(f"ALARM, {alarm}")
 
     def _measure(self, line: str) -> None:
         self._measured.append(line)

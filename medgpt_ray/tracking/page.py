@@ -15,6 +15,9 @@ class Alarm:
     what: str
     detail: str
 
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.what}: {self.detail}"
+
 
 @dataclass(frozen=True)
 class Page:

@@ -227,7 +227,7 @@ def _text(answer: Any) -> str | None:
 def _alarms(rundir: RunDirectory, records: Sequence[Record]) -> list[Alarm]:
     """Samples without a score, numbers that were not finite, and what the rules say."""
     found = not_finite(records)
-    found += [alarm for alarm in Alarms().replay(records) if alarm.what != NOT_FINITE]
+    found += [alarm for alarm in Alarms(records).raised if alarm.what != NOT_FINITE]
     for folder in (rundir.samples, rundir.heldout):
         for step, file in by_step(folder).items():
             found += [_failure_alarm(step, failure) for failure in read_failures(file)]

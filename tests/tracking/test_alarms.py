@@ -9,21 +9,27 @@ import pytest
 
 from medgpt_ray.tracking.alarms import RULES, Alarms
 from medgpt_ray.tracking.metrics import Record
+from medgpt_ray.tracking.report import write_report
+from medgpt_ray.tracking.rundir import RunDirectory
 
-RECORDED = Path(__file__).parent / "recorded_grpo.jsonl"
-"""The steps of a sound GRPO run of SmolLM2-135M-Instruct, in bfloat16, with its held-out scores."""
+FOLDER = Path(__file__).parent
+"""With the metrics of two GRPO runs of the tiny model, at learning rates 0.003 and 0.01."""
+
+
+def recorded(name: str) -> list[Record]:
+    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
 def sound() -> list[Record]:
-    records = [json.loads(line) for line in RECORDED.read_text().splitlines()]
-    return [record for record in records if "reward/mean" in record]
+    """The training steps of a run that learns and stays near its reference."""
+    return [record for record in recorded("recorded_sound") if "reward/mean" in record]
 
 
 def raised(records: list[Record]) -> dict[str, list[int]]:
     """Alarm -> the steps that raised it."""
     found: dict[str, list[int]] = {}
-    for alarm in Alarms().replay(records):
+    for alarm in Alarms(records).raised:
         found.setdefault(alarm.what, []).append(alarm.step)
     return found
 
@@ -34,8 +40,14 @@ def changed(records: list[Record], change: Callable[[Record], Record]) -> list[R
 
 
 def test_a_sound_run_raises_nothing(sound: list[Record]) -> None:
-    assert len(sound) >= 12
+    assert len(sound) == 20
     assert raised(sound) == {}
+    assert raised(recorded("recorded_sound")) == {}
+
+
+def test_a_run_that_left_its_reference() -> None:
+    """Its KL is above 0.5 from step 9 on, while its reward rises."""
+    assert raised(recorded("recorded_blow_up")) == {"KL to the reference has blown up": [11]}
 
 
 @pytest.mark.parametrize(
@@ -106,15 +118,21 @@ def test_the_number_of_alarms_that_hold(sound: list[Record]) -> None:
 
 
 def test_longer_answers_that_end_are_no_explosion(sound: list[Record]) -> None:
-    longer = changed(sound, lambda r: {"completion_length/mean": 3 * r["completion_length/mean"]})
+    longer = changed(
+        sound,
+        lambda r: {
+            "completion_length/mean": 3 * r["completion_length/mean"],
+            "truncated_share": 0.1,
+        },
+    )
     assert raised(longer) == {}
 
 
 def test_a_run_that_goes_on_remembers_how_it_began(sound: list[Record]) -> None:
     collapsed = changed(sound, lambda r: {"entropy": r["entropy"] * 0.05})
     before, after = collapsed[:9], collapsed[9:]
-    alarms = Alarms()
-    assert alarms.replay(before) == []
+    alarms = Alarms(before)
+    assert alarms.raised == []
     found = [alarm for r in after for alarm in alarms.watch(int(r["step"]), r)]
     assert [(alarm.step, alarm.what) for alarm in found] == [(11, "the entropy has collapsed")]
 
@@ -122,3 +140,12 @@ def test_a_run_that_goes_on_remembers_how_it_began(sound: list[Record]) -> None:
 def test_metrics_that_an_algorithm_does_not_have(sound: list[Record]) -> None:
     only = [{k: r[k] for k in ("step", "reward/mean", "reward/std")} for r in sound]
     assert raised(only) == {}
+
+
+def test_the_report_has_them(rundir: RunDirectory) -> None:
+    for name, there in (("recorded_sound", False), ("recorded_blow_up", True)):
+        rundir.metrics.write_text((FOLDER / f"{name}.jsonl").read_text())
+        html = write_report(rundir).read_text()
+        assert ("KL to the reference has blown up" in html) == there
+        assert ("1.06 nats a token, more than 0.5" in html) == there
+        assert ("None: every sample has a score" in html) != there
