@@ -104,13 +104,11 @@ def with_targets(sequences: Seq[Sequence], targets: Targets) -> list[Sequence]:
 
 def with_advantages(samples: Seq[Sample], sequences: Seq[Sequence]) -> list[Sample]:
     """The samples with the mean advantage of their trained tokens, for the record."""
-    return [
-        replace(sample, advantage=float((fields["advantage"] * fields["mask"]).sum() / max(n, 1)))
-        for sample, fields, n in (
-            (sample, sequence.fields, sequence.fields["mask"].sum())
-            for sample, sequence in zip(samples, sequences, strict=True)
-        )
+    means = [
+        float(s.fields["advantage"] @ s.fields["mask"]) / max(float(s.fields["mask"].sum()), 1.0)
+        for s in sequences
     ]
+    return [replace(s, advantage=mean) for s, mean in zip(samples, means, strict=True)]
 
 
 def policy_update(algorithm: PolicyGradient, sequences: Seq[Sequence], max_tokens: int) -> Update:

@@ -14,7 +14,7 @@ import ray
 
 from medgpt_ray.actors.learner import LearnerGroup
 from medgpt_ray.actors.sync.audit import compare
-from medgpt_ray.actors.wait import GONE, RoleDied, RunFailed, cause, wait
+from medgpt_ray.actors.wait import GONE, RoleDied, RunFailed, cause, first_and_more, wait
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.types import Completion, Prompt
 
@@ -175,26 +175,25 @@ class Generation:
         deaths = 0
         while self._calls:
             left = max(deadline - time.monotonic(), 0)
-            ready, pending = ray.wait(list(self._calls), num_returns=1, timeout=left)
+            ready = first_and_more(list(self._calls), left)
             if not ready:
-                late = ", ".join(sorted({self._calls[ref][1].name for ref in pending}))
+                late = ", ".join(sorted({member.name for _, member in self._calls.values()}))
                 raise RunFailed(
                     f"generation: no answer from {late} within "
                     f"{self.pool.config.deadlines.generate:g} s"
                 )
-            number, member = self._calls.pop(ready[0])
-            try:
-                done[number] = ray.get(ready[0], timeout=60)
-            except GONE as error:
-                deaths += 1
-                if deaths > 2 * len(self.shares) + 2:
-                    raise RoleDied(
-                        f"generation: {member.name} died again: {cause(error)}"
-                    ) from None
-                self.pool.lost(member, error)
-                self.dispatch([number])
-            except ray.exceptions.RayError as error:
-                raise RunFailed(f"generation: {member.name} failed: {cause(error)}") from error
+            for ref in ready:
+                number, member = self._calls.pop(ref)
+                try:
+                    done[number] = ray.get(ref, timeout=60)
+                except GONE as error:
+                    deaths += 1
+                    if deaths > 2 * len(self.shares) + 2:
+                        raise RoleDied(f"generation: {member.name} died: {cause(error)}") from None
+                    self.pool.lost(member, error)
+                    self.dispatch([number])
+                except ray.exceptions.RayError as error:
+                    raise RunFailed(f"generation: {member.name} failed: {cause(error)}") from error
         return self._in_order(done)
 
     def _in_order(self, done: dict[int, list[list[Completion]]]) -> list[list[Completion]]:

@@ -1,7 +1,7 @@
 """Waiting for actors: every wait has an owner, a deadline, and a post-mortem when it runs out."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,8 @@ def wait(calls: Mapping[str, ray.ObjectRef], seconds: float, what: str) -> dict[
     pending = list(names)
     while pending:
         left = seconds - (time.monotonic() - started)
-        ready, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0))
+        ready = first_and_more(pending, max(left, 0))
+        pending = [ref for ref in pending if ref not in ready]
         if not ready:
             waiting = ", ".join(names[ref] for ref in pending)
             raise RunFailed(
@@ -48,10 +49,22 @@ def wait(calls: Mapping[str, ray.ObjectRef], seconds: float, what: str) -> dict[
             try:
                 results[names[ref]] = ray.get(ref, timeout=60)
             except ray.exceptions.RayError as error:
-                if dead := _dead({ref: names[ref] for ref in [ref, *pending]}):
+                rest = [late for late in calls.values() if names[late] not in results]
+                if dead := _dead({late: names[late] for late in rest}):
                     raise RoleDied(f"{what}: {dead}") from error
                 raise RunFailed(f"{what}: {names[ref]} failed: {cause(error)}") from error
     return {name: results[name] for name in calls}
+
+
+def first_and_more(refs: Sequence[ray.ObjectRef], seconds: float) -> list[ray.ObjectRef]:
+    """All that are ready once the first is, which is waited for up to `seconds`; none if none is.
+    One look at thousands of calls costs as much as a look at each of them.
+    """
+    first, _ = ray.wait(list(refs), num_returns=1, timeout=seconds)
+    if not first:
+        return []
+    ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+    return list(dict.fromkeys([*first, *ready]))
 
 
 @dataclass(frozen=True)
