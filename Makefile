@@ -5,7 +5,7 @@ FLAVOUR := $(if $(GPU),gpu,cpu)
 # A run starts several processes that import the same large libraries: let them keep what they compile.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo pipeline test lint
+.PHONY: setup demo pipeline test lint chaos
 
 setup:
 	@requirements/install.sh $(FLAVOUR)
@@ -23,6 +23,10 @@ pipeline: setup
 
 test: setup
 	.venv/bin/python -m pytest
+
+# Kills processes of tiny runs at random for MINUTES, and compares them with one left in peace.
+chaos: setup
+	.venv/bin/python tests/chaos.py --minutes $(or $(MINUTES),60) --output benchmarks/results/chaos.md
 
 lint: setup
 	.venv/bin/ruff check

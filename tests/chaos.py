@@ -1,0 +1,110 @@
+"""Runs whose processes are killed at random: what they trained on must be what a calm run does.
+
+python tests/chaos.py --minutes 60 [--seed 0] [--output FILE]      (make chaos)
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from runs import SECONDS, finish, start, steps, train, write_run
+
+from medgpt_ray.tracking.samples import read_samples
+
+VICTIMS = ("ray::RolloutWorker", "ray::PolicyWorker", "ray::ReferenceWorker", "driver")
+SETTINGS = {
+    "steps": 16,
+    "algorithm": {"kl": {"coefficient": 0.02}},
+    "checkpoint": {"every_steps": 3},
+    "rollout": {"workers": 2},
+    "faults": {"max_restarts": 20},
+}
+Trained = Counter[tuple[str, int, int]]
+
+
+def trained(run: Path) -> Trained:
+    """How often each (prompt, index, policy version) was trained on."""
+    return Counter(
+        (s.prompt.id, s.completion.index, s.completion.oldest_version)
+        for file in sorted((run / "samples").glob("*.parquet"))
+        for s in read_samples(file)
+    )
+
+
+def stormy(folder: Path, tiny: Path, draw: random.Random, kills: int) -> list[str]:
+    """A run with `kills` kills at random moments; returns who was killed, and when."""
+    config = write_run(folder, tiny, **SETTINGS)
+    process, told = start(config), []
+    deadline = time.monotonic() + 2 * SECONDS
+    while len(told) < kills and process.poll() is None:
+        assert time.monotonic() < deadline, f"hangs after {told}"
+        time.sleep(draw.uniform(0.5, 6.0))
+        victim = draw.choice(VICTIMS)
+        done = len(steps(folder / "run"))
+        if victim == "driver":
+            process.kill()
+            finish(process)
+            process = start(config, *(["--resume"] if (folder / "run").exists() else []))
+        elif not kill(process.pid, victim):
+            continue
+        told.append(f"{victim.removeprefix('ray::')} after step {done}")
+    status, output = finish(process, 2 * SECONDS)
+    assert status == 0, f"{told}\n{output}"
+    return told
+
+
+def kill(driver: int, name: str) -> bool:
+    """kill -9 of one of the driver's processes of this name; whether there was one."""
+    try:
+        children = psutil.Process(driver).children(recursive=True)
+        found = [child for child in children if name in " ".join(child.cmdline())]
+        if found:
+            found[0].kill()
+        return bool(found)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def check(calm: Path, run: Path) -> None:
+    assert trained(run) == trained(calm)
+    assert steps(run) == steps(calm)
+
+
+def main() -> None:
+    from medgpt_ray.models.tiny import write_tiny_model
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    draw, killed, runs = random.Random(options.seed), Counter(), 0
+    end = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny = write_tiny_model(folder / "tiny")
+        train(write_run(folder / "calm", tiny, **SETTINGS))
+        while time.monotonic() < end:
+            told = stormy(folder / f"run{runs}", tiny, draw, draw.randint(1, 4))
+            check(folder / "calm" / "run", folder / f"run{runs}" / "run")
+            runs += 1
+            killed.update(who.partition(" ")[0] for who in told)
+            print(f"run {runs}: as the calm one after {', '.join(told) or 'no kill'}", flush=True)
+    text = f"{runs} runs of {SETTINGS['steps']} steps, all like the calm one. Killed: " + ", ".join(
+        f"{who} {count} times" for who, count in sorted(killed.items())
+    )
+    print(text)
+    if options.output:
+        options.output.write_text(
+            f"# Random kills\n\n{time.strftime('%Y-%m-%d')}, `make chaos` ({options.minutes:g} "
+            f"minutes, seed {options.seed}), tiny model, two engines, a reference, on two CPU "
+            f"cores.\n\n{text}.\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""A short one of the random-kill runs; `make chaos` has the long one."""
+
+import random
+from pathlib import Path
+
+import pytest
+from chaos import SETTINGS, check, stormy
+from runs import train, write_run
+
+
+@pytest.mark.timeout(900)
+def test_random_kills_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    train(write_run(tmp_path / "calm", tiny_model, **SETTINGS))
+    told = stormy(tmp_path / "stormy", tiny_model, random.Random(7), kills=3)
+    assert told
+    check(tmp_path / "calm" / "run", tmp_path / "stormy" / "run")
