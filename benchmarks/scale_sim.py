@@ -160,7 +160,8 @@ def main() -> None:
         "",
         f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.scale_sim --workers {options.workers} "
         f"--per-worker {options.per_worker} --steps {options.steps}`: {options.workers:,} "
-        "simulated engines, completions of log-normal length (median 120 tokens, at most 2,048), one core. "
+        "simulated engines, completions of log-normal length (median 120 tokens, at most 2,048), "
+        "one core. "
         "Engines and learner are simulated, and reward functions are not run.",
         "",
         "| step | completions | seconds | completions/s | memory |",

@@ -48,7 +48,8 @@ def stormy(folder: Path, tiny: Path, draw: random.Random, kills: int) -> list[st
         if victim == "driver":
             process.kill()
             finish(process)
-            process = start(config, *(["--resume"] if (folder / "run").exists() else []))
+            begun = (folder / "run" / "config.yaml").exists()
+            process = start(config, *(["--resume"] if begun else []))
         elif not kill(process.pid, victim):
             continue
         told.append(f"{victim.removeprefix('ray::')} after step {done}")
