@@ -20,7 +20,7 @@ ATTEMPTS = 3
 
 
 Running = dict[Any, tuple["Shard | None", int, float]]
-"""Call -> shard, or none while the worker starts; its number; until when it may last (monotonic)."""
+"""Call -> shard, or none while the worker starts; its number; until when it may last (a clock)."""
 
 
 @dataclass(frozen=True)
