@@ -51,7 +51,10 @@ def test_the_card_tells_origin_data_and_results_without_paths(
 ) -> None:
     run = copy(lora_run, tmp_path / "run")
     (run / "evaluation").mkdir()
-    result = {"perplexity": 3.25, "n": 40, "model": "/home/somebody/run", "by": {"prompt": "ab12"}}
+    found = {"task": "ward", "metric": "accuracy", "n": 40, "value": 0.5, "low": 0.4, "high": 0.6}
+    base = {"value": 0.25, "low": 0.125, "high": 0.375}
+    found |= {"prompt_sha256": "ab12cd34ef56ab12", "base": base}
+    result = {"name": "ward", "model": "/home/somebody/run", "metrics": [found]}
     (run / "evaluation" / "ward.json").write_text(json.dumps(result))
     export(str(run), str(tmp_path / "out"), None, None, None)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -60,8 +63,8 @@ def test_the_card_tells_origin_data_and_results_without_paths(
     assert f"| sft | train | train.jsonl | {lineage['data'][0]['sha256']} |" in card
     assert "lora rank 8 alpha 32" in card
     assert "| validation/loss | 2.5 (step 0) | 1.25 (step 4) |" in card
-    assert "| ward | perplexity | 3.25 |" in card
-    assert "| ward | by.prompt | ab12 |" in card
+    before, after = "0.250 [95% interval 0.125 to 0.375]", "0.500 [95% interval 0.400 to 0.600]"
+    assert f"| ward | accuracy | 40 | {before} | {after} | ab12cd34ef56 |" in card
     assert "/home/somebody" not in card
     assert str(tmp_path) not in card
     assert "no medical device" in card

@@ -20,8 +20,7 @@ ATTEMPTS = 3
 
 
 Running = dict[Any, tuple["Shard | None", int, float]]
-"""Call -> shard, or none while the worker starts; its number; and when it must have ended (monotonic
-clock)."""
+"""Call -> shard, or none while the worker starts; its number; until when it may last (a clock)."""
 
 
 @dataclass(frozen=True)

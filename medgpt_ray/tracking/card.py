@@ -81,27 +81,20 @@ def _heldout(run: RunDirectory) -> Iterator[str]:
 
 
 def _evaluation(run: RunDirectory) -> Iterator[str]:
-    """Every number and text of the results that `medgpt eval` left."""
-    rows = [
-        (file.stem, key, value)
-        for file in sorted((run.path / "evaluation").glob("*.json"))
-        for key, value in _leaves(json.loads(file.read_text()), "")
-    ]
+    """The numbers that `medgpt eval` left, with their intervals and the hash of the prompts."""
+    rows = []
+    for file in sorted((run.path / "evaluation").glob("*.json")):
+        for one in json.loads(file.read_text())["metrics"]:
+            before = _interval(one["base"]) if "base" in one else ""
+            prompts = one["prompt_sha256"][:12]
+            rows.append((one["task"], one["metric"], one["n"], before, _interval(one), prompts))
     if rows:
-        yield from _table(("result", "", "value"), rows)
+        yield from _table(("task", "metric", "n", "base", "this model", "prompts"), rows)
 
 
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Numbers and short texts of nested objects by their dotted keys; lists are left to the file,
-    and so are paths."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _leaves(item, f"{key}.{name}".removeprefix("."))
-    elif isinstance(value, bool | str):
-        if "/" not in str(value) and len(str(value)) <= 80:
-            yield key, str(value)
-    elif isinstance(value, int | float):
-        yield key, number(value)
+def _interval(one: Mapping[str, Any]) -> str:
+    low, high = number(one["low"]), number(one["high"])
+    return f"{number(one['value'])} [95% interval {low} to {high}]"
 
 
 def _section(title: str, lines: Iterator[str]) -> list[str]:
