@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Check, convert, show and count training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+index_app = typer.Typer(help="Find passages of your own documents.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
 
 
 class ServeGroup(typer.core.TyperGroup):
@@ -323,6 +325,49 @@ def stats(
         data_commands.stats(section, stage, model)
 
 
+@index_app.command("build")
+def index_build(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Of pdf, docx, md, txt, jsonl.")],
+    output: Annotated[str, typer.Option(help="Directory of the index, new or to be updated.")],
+    embedding: Annotated[
+        str, typer.Option(help="Directory of a sentence-transformers model in safetensors.")
+    ] = "embedded:all-minilm-l6-v2",
+) -> None:
+    """Make the documents of DIR searchable; later only what changed is read again."""
+    with _refusals():
+        from medgpt_ray import index
+
+        index.build(folder, output, embedding)
+
+
+@index_app.command("ask")
+def index_ask(
+    directory: Annotated[str, typer.Argument(metavar="INDEX")],
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help="Several: turns of a conversation.")
+    ],
+    count: Annotated[int, typer.Option(min=1, max=20, help="Passages to show.")] = 5,
+    reranker: Annotated[str | None, typer.Option(help="Directory of a cross-encoder.")] = None,
+) -> None:
+    """Show the passages that answer QUESTION, with source and page, or that none does."""
+    with _refusals():
+        from medgpt_ray import index
+
+        index.ask(directory, questions, count, reranker)
+
+
+@index_app.command("calibrate")
+def index_calibrate(
+    directory: Annotated[str, typer.Argument(metavar="INDEX")],
+    questions: Annotated[str, typer.Argument(help="A .jsonl file, see docs/retrieval.md.")],
+) -> None:
+    """Measure INDEX on questions with known answers, and fit when it says that none is there."""
+    with _refusals():
+        from medgpt_ray import index
+
+        index.calibrate(directory, questions)
+
+
 def _data_section(paths: list[str], stage: str | None, format: str, **options: Any) -> Any:
     """What a configuration file would say of the same data."""
     from medgpt_ray.config.supervised import Source, SupervisedData
@@ -346,10 +391,11 @@ def _refusals(status: int = 2) -> Iterator[None]:
     from medgpt_ray.config.loader import ConfigError
     from medgpt_ray.data.rows import DataError
     from medgpt_ray.preflight import PreflightError
+    from medgpt_ray.retrieval.errors import RetrievalError
 
     try:
         yield
-    except (ConfigError, DataError, PreflightError) as error:
+    except (ConfigError, DataError, PreflightError, RetrievalError) as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(status) from None

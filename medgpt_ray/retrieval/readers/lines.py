@@ -1,0 +1,88 @@
+"""Lines of plain text as blocks: the part that text files and PDF pages share.
+
+Neither says what is a heading or where a paragraph ends, so the shape of the lines has to: an empty
+line ends a paragraph, and so does a line that ends a sentence, that is much shorter than its
+neighbours or that stands before a bullet. Everything else is a line that was wrapped.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from medgpt_ray.retrieval.blocks import Block, Outline, Place, ends_sentence, is_wide
+
+Line = tuple[str, Place]
+_HEADING_COLUMNS = 60
+_SHORT = 0.75
+"""Of the median width: a line below it was not wrapped."""
+
+_NUMERAL = "[一二三四五六七八九十百零\\d]"
+_HEADINGS = [  # (pattern, level)
+    (re.compile(rf"第{_NUMERAL}+[编章]"), 1),
+    (re.compile(r"(chapter|part|appendix)\s+(\d+|[IVX]+|[A-Z])\b", re.I), 1),
+    (re.compile(rf"第{_NUMERAL}+[节条]"), 2),
+    (re.compile(r"section\s+\d+\b", re.I), 2),
+    (re.compile(r"【[^】]+】$"), 2),
+    (re.compile(r"[一二三四五六七八九十]+、"), 2),
+    (re.compile(r"[（(][一二三四五六七八九十]+[）)]"), 3),
+]
+_NUMBERED = re.compile(r"(\d+(?:\.\d+)*)[.、]?\s*(?=[^\d\s.,%/])")
+_CAPITALS = re.compile(r"[A-Z][A-Z \-/&,]{5,}$")
+_BULLET = re.compile(r"([-*•·●○▪–]\s|[（(]?\d{1,2}[.)）、]|[①-⑳])")
+
+
+def blocks(lines: Sequence[Line]) -> Iterator[Block]:
+    outline, paragraph = Outline(), list[Line]()
+    widths = [width(text) for text, _ in lines if text.strip()]
+    shortest_wrapped = _SHORT * median(widths) if widths else 0
+    for number, (raw, place) in enumerate(lines):
+        text = raw.strip()
+        following = next((line.strip() for line, _ in lines[number + 1 :] if line.strip()), "")
+        level = heading_level(text, following) if text else None
+        if text and not outline.section and not paragraph and _is_title(text, following):
+            level = 0
+        if paragraph and (not text or level is not None or _BULLET.match(text)):
+            yield outline.block(paragraph)
+            paragraph = []
+        if level is not None:
+            outline.enter(level, text)
+        elif text:
+            paragraph.append((text, place))
+            if ends_sentence(text) or width(text) < shortest_wrapped:
+                yield outline.block(paragraph)
+                paragraph = []
+    if paragraph:
+        yield outline.block(paragraph)
+
+
+def _is_title(text: str, following: str) -> bool:
+    """Of the first line: short, and what follows is a heading or sentences."""
+    short = width(text) <= _HEADING_COLUMNS and not ends_sentence(text) and text[-1] not in ",，、"
+    return short and (
+        heading_level(following, "-") is not None or width(following) > 2 * width(text)
+    )
+
+
+def heading_level(text: str, following: str) -> int | None:
+    """1 for a chapter, deeper for more; None for a line of text, which `following` helps to tell:
+    numbered lines one after another are a list, and nothing follows a heading at the end."""
+    if (
+        width(text) > _HEADING_COLUMNS
+        or ends_sentence(text)
+        or text[-1] in ",，、"
+        or not following
+    ):
+        return None
+    for pattern, level in _HEADINGS:
+        if pattern.match(text):
+            return level
+    numbered = _NUMBERED.match(text)
+    if numbered:
+        depth = numbered[1].count(".")
+        return 2 + depth if depth or not _NUMBERED.match(following) else None
+    return 2 if _CAPITALS.match(text) else None
+
+
+def width(text: str) -> int:
+    """Columns on a screen, where a Chinese character takes two."""
+    return sum(2 if is_wide(character) else 1 for character in text)

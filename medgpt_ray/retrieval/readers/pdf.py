@@ -1,0 +1,50 @@
+"""PDF files: the text layer, page by page. A paragraph or sentence may go on over a page break."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pypdf import PdfReader
+from pypdf.errors import DependencyError, PyPdfError
+
+from medgpt_ray.retrieval.blocks import Block, Place
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.readers import lines
+
+_PAGE_NUMBER = re.compile(r"\W*(page\s*|第\s*)?\d+(\s*(/|of)\s*\d+)?(\s*页)?\W*$", re.I)
+_HYPHEN = re.compile(r"(?<=[a-z])-$")
+
+
+def read(path: Path) -> Iterator[Block]:
+    try:
+        reader = PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise RetrievalError([f"{path}: encrypted, decrypt it first: qpdf --decrypt IN OUT"])
+        pages = [page.extract_text() for page in reader.pages]
+    except (PyPdfError, DependencyError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, RetrievalError):
+            raise
+        raise RetrievalError([f"{path}: not a readable PDF: {error}"]) from None
+    if not any(page.strip() for page in pages):
+        raise RetrievalError(
+            [f"{path}: no text in it (scanned?), run it through OCR: ocrmypdf IN OUT"]
+        )
+    return lines.blocks(_rejoined(pages))
+
+
+def _rejoined(pages: list[str]) -> list[lines.Line]:
+    """The lines of all pages, without page numbers and with hy-phened words made whole."""
+    joined: list[lines.Line] = []
+    for number, page in enumerate(pages, start=1):
+        texts = page.splitlines()
+        edges = {0, len(texts) - 1}
+        for position, text in enumerate(texts):
+            if position in edges and _PAGE_NUMBER.match(text):
+                continue
+            if joined and _HYPHEN.search(joined[-1][0]) and text[:1].islower():
+                head, place = joined.pop()
+                text, tail = head[:-1] + text, place
+                joined.append((text, tail))
+            else:
+                joined.append((text, Place(page=number)))
+    return joined

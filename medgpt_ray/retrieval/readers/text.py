@@ -1,0 +1,25 @@
+"""Text files, in UTF-8 or, as older Chinese files are, in GB18030."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medgpt_ray.retrieval.blocks import Block, Place
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.readers import lines
+
+
+def read(path: Path) -> Iterator[Block]:
+    numbered = enumerate(decode(path).splitlines(), start=1)
+    return lines.blocks([(text, Place(line=number)) for number, text in numbered])
+
+
+def decode(path: Path) -> str:
+    data = path.read_bytes()
+    for encoding in ("utf-8-sig", "gb18030"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise RetrievalError([f"{path}: neither UTF-8 nor GB18030 text, convert it to UTF-8"])

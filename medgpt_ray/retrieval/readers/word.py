@@ -1,0 +1,54 @@
+"""Word files (.docx): paragraphs under their heading styles, and table rows.
+
+Pages exist only once Word has laid the text out, so a place is the number of the paragraph.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import BadZipFile
+
+from docx import Document
+from docx.document import Document as OpenDocument
+from docx.opc.exceptions import PackageNotFoundError
+from docx.table import Table
+from lxml.etree import XMLSyntaxError
+
+from medgpt_ray.retrieval.blocks import Block, Outline, Place
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.readers.markdown import labelled
+
+_HEADING = re.compile(r"(?:heading|标题)\s*(\d)", re.I)
+
+
+def read(path: Path) -> Iterator[Block]:
+    try:
+        document = Document(str(path))
+    except (BadZipFile, PackageNotFoundError, KeyError, ValueError, XMLSyntaxError) as error:
+        reason = "not a readable .docx file (an old .doc renamed, or a broken download?)"
+        raise RetrievalError([f"{path}: {reason}: {error}"]) from None
+    return _blocks(document)
+
+
+def _blocks(document: OpenDocument) -> Iterator[Block]:
+    outline = Outline()
+    for number, item in enumerate(document.iter_inner_content(), start=1):
+        place = Place(line=number)
+        if isinstance(item, Table):
+            head, *rows = ([cell.text.strip() for cell in row.cells] for row in item.rows)
+            for cells in rows or [head]:
+                text = labelled(head if rows else [], cells)
+                if text:
+                    yield outline.block([(text, place)])
+            continue
+        text, style = " ".join(item.text.split()), item.style.name if item.style else ""
+        level = 0 if style == "Title" else _heading_level(style or "")
+        if text and level is not None:
+            outline.enter(level, text)
+        elif text:
+            yield outline.block([(text, place)])
+
+
+def _heading_level(style: str) -> int | None:
+    found = _HEADING.match(style)
+    return int(found[1]) if found else None

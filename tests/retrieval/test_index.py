@@ -1,0 +1,151 @@
+"""Search on the shipped notes with the real embedding model."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medgpt_ray.retrieval import measure
+from medgpt_ray.retrieval.build import FILE, build, calibrate
+from medgpt_ray.retrieval.confidence import MINILM, WORDS_ONLY, Calibration
+from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder, locate
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.index import Index
+
+QUESTIONS = Path(__file__).parents[2] / "benchmarks" / "retrieval_set" / "questions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def index(notes: Path) -> Index:
+    return Index.open(notes)
+
+
+@pytest.mark.parametrize(
+    ("question", "citation"),
+    [
+        ("Can I drive after a stroke?", "english/stroke.pdf, p. 2, Acute stroke > 5. Driving"),
+        ("When can alteplase be given?", "english/stroke.pdf, p. 1-2, Acute stroke > 3. Clot"),
+        ("孕晚期胰岛素用量", "chinese/妊娠期糖尿病.docx, para. 11, 妊娠期糖尿病 > 胰岛素用量参考"),
+        (
+            "Which antibiotics make warfarin stronger?",
+            "english/warfarin.md, line 9, Warfarin > What",
+        ),
+        ("鱼刺卡喉咙", "chinese/问答.jsonl, line 2, 鱼刺卡喉咙怎么办?"),
+    ],
+)
+def test_the_best_passage_is_cited_with_its_place(index: Index, question, citation) -> None:
+    findings = index.search(question)
+    assert findings.hits[0].citation.startswith(citation)
+    assert findings.sufficient
+
+
+def test_meaning_finds_what_words_do_not(index: Index) -> None:
+    question = index.question("scald held under cold faucet")
+    wanted = "running tap water"
+    by_terms = [index.store.chunk(id)[1].text for id in index.by_terms(question)[:1]]
+    assert not any(wanted in text for text in by_terms)
+    assert wanted in index.search(question.text).hits[0].chunk.text
+
+
+def test_a_follow_up_is_searched_with_its_subject(index: Index) -> None:
+    findings = index.search("肺结核怎么确诊?", "会不会传染?")
+    assert findings.question == "肺结核怎么确诊? 会不会传染?"
+    assert "传染性明显下降" in findings.hits[0].chunk.text
+
+
+def test_the_shipped_questions(index: Index) -> None:
+    """The measured rates (benchmarks/results/retrieval.md) with room for one more miss in twenty."""
+    cases = measure.read_cases(QUESTIONS)
+    known = [case for case in cases if case.source is not None]
+    assert len(known) >= 60
+    assert len(cases) - len(known) >= 15
+    ranks = [index.rank(index.question(*case.turns)) for case in known]
+    places = [
+        measure.place(index, case, [found.id for found in rank])
+        for case, rank in zip(known, ranks, strict=True)
+    ]
+    assert np.mean([place == 1 for place in places]) > 0.86
+    assert np.mean([place is not None and place <= 5 for place in places]) > 0.95
+    for case in known:
+        if case.page:
+            hits = index.search(*case.turns).hits
+            hit = next(hit for hit in hits if case.answer in hit.chunk.text)
+            first, last = hit.chunk.first.page, hit.chunk.last.page
+            assert first <= case.page <= last, case
+
+    alone = [case for case in cases if not case.history]
+    taken = [index.search(case.question).sufficient for case in alone]
+    pairs = list(zip(taken, alone, strict=True))
+    assert np.mean([yes for yes, case in pairs if case.source is not None]) > 0.8
+    assert np.mean([yes for yes, case in pairs if case.source is None]) < 0.1
+
+
+def test_a_question_without_words_finds_nothing_sufficient(index: Index) -> None:
+    assert not index.search("???").sufficient
+    assert not index.search("").sufficient
+    assert not index.search('dose" OR "x').sufficient
+
+
+def test_threads_share_an_index(index: Index) -> None:
+    questions = ["Can I drive after a stroke?", "鱼刺卡喉咙", "iron tablets"] * 8
+    alone = [index.search(question) for question in questions[:3]] * 8
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(index.search, questions)) == alone
+
+
+def test_a_moved_model_is_found_by_its_new_path(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("Colchicine helps gout.\n")
+    model = tmp_path / "model"
+    shutil.copytree(locate(EMBEDDED), model)
+    build(tmp_path / "notes", tmp_path / "index", Embedder(str(model)))
+    model.rename(tmp_path / "moved")
+    with pytest.raises(RetrievalError, match=r"model: no config\.json and no model\.safetensors"):
+        Index.open(tmp_path / "index")
+    moved = Index.open(tmp_path / "index", embedding=str(tmp_path / "moved"))
+    assert moved.search("gout").hits[0].path == "a.txt"
+
+
+def test_another_model_is_judged_by_words_until_calibrated(tmp_path: Path, other_model) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("Colchicine helps gout.\n")
+    build(tmp_path / "notes", tmp_path / "index", Embedder(str(other_model)))
+    assert Index.open(tmp_path / "index").calibration == WORDS_ONLY
+    own = Calibration(1.0, 2.0, 3.0, 4.0, -5.0)
+    calibrate(tmp_path / "index", own)
+    assert Index.open(tmp_path / "index").calibration == own
+    build(tmp_path / "notes", tmp_path / "index", Embedder(str(other_model)))
+    assert Index.open(tmp_path / "index").calibration == own
+
+
+def test_the_shipped_model_has_its_own_calibration(index: Index) -> None:
+    assert index.calibration == MINILM
+
+
+def test_a_cross_encoder_orders_the_candidates(notes: Path, index: Index, cross_encoder) -> None:
+    from medgpt_ray.retrieval.reranker import CrossEncoder
+
+    directory = cross_encoder(1)
+    question = "Can I drive after a stroke?"
+    hits = Index.open(notes, reranker=str(directory)).search(question, count=40).hits
+    passages = [hit.chunk.searched for hit in hits]
+    scores = CrossEncoder(str(directory)).scores(question, passages)
+    assert scores == sorted(scores, reverse=True)
+    assert passages != [hit.chunk.searched for hit in index.search(question, count=40).hits]
+
+
+def test_a_classifier_is_no_cross_encoder(notes: Path, cross_encoder, tmp_path: Path) -> None:
+    with pytest.raises(RetrievalError, match="3 outputs, a cross-encoder for ranking has one"):
+        Index.open(notes, reranker=str(cross_encoder(3)))
+    with pytest.raises(RetrievalError, match=r"no cross-encoder with model\.safetensors"):
+        Index.open(notes, reranker=str(tmp_path))
+
+
+def test_what_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(RetrievalError, match="no index in it, make one: medgpt index build"):
+        Index.open(tmp_path)
+    (tmp_path / FILE).write_bytes(b"not a database, but long enough to be looked at" * 40)
+    with pytest.raises(RetrievalError, match="not an index"):
+        Index.open(tmp_path)

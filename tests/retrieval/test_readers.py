@@ -1,0 +1,173 @@
+"""Every kind of file: its text, headings and places; and one clear error for one that is broken."""
+
+from pathlib import Path
+
+import docx
+import pytest
+from pypdf import PdfWriter
+
+from medgpt_ray.retrieval.blocks import Block, Place
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.readers import read
+
+
+def shown(blocks: list[Block]) -> list[tuple[str, str, Place]]:
+    return [(" > ".join(block.heading), block.text, block.place(0)) for block in blocks]
+
+
+def line(number: int) -> Place:
+    return Place(line=number)
+
+
+def test_markdown(tmp_path: Path) -> None:
+    file = tmp_path / "note.md"
+    file.write_text(
+        "---\ntitle: no text\n---\n# Asthma\n\nA **mild**\n[attack](http://x).\n\n## Drugs\n\n"
+        "- one\n- two\n\n| Drug | Dose |\n|---|---|\n| A | 5 mg |\n\n```\n# no heading\n```\n"
+        "# 哮喘\n第一行\n第二行。\n"
+    )
+    assert shown(read(file)) == [
+        ("Asthma", "A mild attack.", line(6)),
+        ("Asthma > Drugs", "one", line(11)),
+        ("Asthma > Drugs", "two", line(12)),
+        ("Asthma > Drugs", "Drug: A; Dose: 5 mg", line(16)),
+        ("Asthma > Drugs", "# no heading", line(19)),
+        ("哮喘", "第一行第二行。", line(22)),
+    ]
+    assert read(file)[0].place(len("A mild a")) == line(7)
+
+
+def test_text_with_wrapped_lines_and_capitals(tmp_path: Path) -> None:
+    file = tmp_path / "note.txt"
+    file.write_text(
+        "IRON\n\nA ferritin below thirty proves that iron is\nlacking in the stores. More.\n\n"
+        "TREATMENT\n\nOne tablet on alternate days is absorbed as\nwell as daily ones:\n"
+        "- with juice\n- without tea\n"
+    )
+    assert shown(read(file)) == [
+        (
+            "IRON",
+            "A ferritin below thirty proves that iron is lacking in the stores. More.",
+            line(3),
+        ),
+        (
+            "IRON > TREATMENT",
+            "One tablet on alternate days is absorbed as well as daily ones:",
+            line(8),
+        ),
+        ("IRON > TREATMENT", "- with juice", line(10)),
+        ("IRON > TREATMENT", "- without tea", line(11)),
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+def test_chinese_text_with_numbered_headings(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "痛风.txt"
+    text = (
+        "痛风\n\n一、诊断\n关节突然红肿热痛。血尿酸可以正常。\n二、治疗\n1. 秋水仙碱\n2. 泼尼松\n"
+    )
+    file.write_text(text, encoding=encoding)
+    assert shown(read(file)) == [
+        ("痛风 > 一、诊断", "关节突然红肿热痛。血尿酸可以正常。", line(4)),
+        ("痛风 > 二、治疗", "1. 秋水仙碱", line(6)),
+        ("痛风 > 二、治疗", "2. 泼尼松", line(7)),
+    ]
+
+
+def test_jsonl_with_english_and_chinese_keys(tmp_path: Path) -> None:
+    file = tmp_path / "faq.jsonl"
+    file.write_text(
+        '{"question": "How?", "answer": "So.\\nAnd so."}\n\n{"问": "怎么办?", "答": "休息。"}\n'
+        '{"text": "Alone."}\n'
+    )
+    blocks = read(file)
+    assert shown(blocks) == [
+        ("How?", "So.", line(1)),
+        ("How?", "And so.", line(1)),
+        ("怎么办?", "休息。", line(3)),
+        ("", "Alone.", line(4)),
+    ]
+    assert [block.section for block in blocks] == [1, 1, 2, 3]
+
+
+def test_jsonl_tells_every_bad_row(tmp_path: Path) -> None:
+    file = tmp_path / "faq.jsonl"
+    file.write_text('{"text": "ok"}\n{"text"\n{"body": "x"}\n[1]\n')
+    with pytest.raises(RetrievalError) as refused:
+        read(file)
+    problems = [problem.removeprefix(str(file)) for problem in refused.value.problems]
+    assert [problem[:2] for problem in problems] == [":2", ":3", ":4"]
+    assert "(has: body)" in problems[1]
+
+
+def test_word(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_heading("Sepsis", 1)
+    document.add_heading("First hour", 2)
+    document.add_paragraph("Take cultures.")
+    table = document.add_table(rows=2, cols=2)
+    for cell, text in zip(table._cells, ["Situation", "Within", "Shock", "one hour"], strict=True):
+        cell.text = text
+    document.save(str(tmp_path / "sepsis.docx"))
+    assert shown(read(tmp_path / "sepsis.docx")) == [
+        ("Sepsis > First hour", "Take cultures.", line(3)),
+        ("Sepsis > First hour", "Situation: Shock; Within: one hour", line(4)),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"not a zip", b"PK\x03\x04 cut off", b""])
+def test_broken_word_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.docx").write_bytes(content)
+    with pytest.raises(RetrievalError, match=r"x\.docx: not a readable \.docx"):
+        read(tmp_path / "x.docx")
+
+
+def test_pdf_has_pages_and_a_sentence_may_go_over_one(tmp_path: Path, write_pdf) -> None:
+    pages = [
+        [
+            "Acute stroke",
+            "1. Drugs",
+            "Alteplase is given within four and a half hours of the first",
+        ],
+        ["symptoms. It is not given after sur-", "gery of the brain in the last month.", "- 2 -"],
+    ]
+    blocks = read(write_pdf(tmp_path / "stroke.pdf", pages))
+    assert [block.heading for block in blocks] == [("Acute stroke", "1. Drugs")] * len(blocks)
+    text = " ".join(block.text for block in blocks)
+    assert text == (
+        "Alteplase is given within four and a half hours of the first symptoms. "
+        "It is not given after surgery of the brain in the last month."
+    )
+    assert blocks[0].place(0) == Place(page=1)
+    assert blocks[0].place(blocks[0].text.index("symptoms")) == Place(page=2)
+
+
+def test_encrypted_pdf(tmp_path: Path, write_pdf) -> None:
+    source = write_pdf(tmp_path / "open.pdf", [["Secret dose."]])
+    for password, readable in (("", True), ("key", False)):
+        writer = PdfWriter(clone_from=source)
+        writer.encrypt(user_password=password, owner_password="owner", algorithm="AES-256")
+        writer.write(tmp_path / "closed.pdf")
+        if readable:  # only printing and the like is restricted
+            assert [block.text for block in read(tmp_path / "closed.pdf")] == ["Secret dose."]
+        else:
+            with pytest.raises(RetrievalError, match=r"closed\.pdf: encrypted, decrypt it first"):
+                read(tmp_path / "closed.pdf")
+
+
+@pytest.mark.parametrize("content", [b"", b"%PDF-1.4\n garbage", b"plain text"])
+def test_broken_pdf(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pdf").write_bytes(content)
+    with pytest.raises(RetrievalError, match=r"x\.pdf: not a readable PDF"):
+        read(tmp_path / "x.pdf")
+
+
+def test_pdf_without_text(tmp_path: Path, write_pdf) -> None:
+    with pytest.raises(RetrievalError, match=r"scan\.pdf: no text in it .*ocrmypdf"):
+        read(write_pdf(tmp_path / "scan.pdf", [[]]))
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(RetrievalError, match=r"x\.txt: neither UTF-8 nor GB18030"):
+        read(tmp_path / "x.txt")
