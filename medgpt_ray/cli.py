@@ -174,6 +174,7 @@ def serve(
         str | None, typer.Option(help="File, a key a line (or the variable MEDGPT_API_KEYS).")
     ] = None,
     guard: Annotated[bool, typer.Option("--guard", help="Safety guard of chat answers.")] = False,
+    index: Annotated[str | None, typer.Option(help="Answer from these documents.")] = None,
     request_log: Annotated[str | None, typer.Option(help="Folder; a line a request.")] = None,
     replicas: Annotated[str, typer.Option(help="MIN or MIN:MAX, scaled by load.")] = "1",
     setting: Annotated[
@@ -188,10 +189,11 @@ def serve(
 
     with _refusals():
         settings = settings_from(
-            {"model": model, "api_keys": api_keys, "guard": guard, "request_log": request_log},
+            {"model": model, "api_keys": api_keys, "guard": guard, "index": index,
+             "request_log": request_log},
             replicas,
             setting or [],
-        )
+        )  # fmt: skip
         command.serve(settings, pairs(adapter), host, port, address)
 
 

@@ -33,6 +33,8 @@ class Augmented:
     """What the model is shown: a dose from there has its context."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """For the `medgpt` field of the answer, such as the sources."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the request, in place of the caller's."""
 
 
 Augment = Callable[[Messages], Augmented]
@@ -83,18 +85,18 @@ class Assistant:
         self, path: str, body: dict[str, Any]
     ) -> tuple[Reply | None, dict[str, Any]]:
         """How the answer is followed, and the body for the model; malformed ones are vLLM's."""
-        messages, case, augmented = body.get("messages"), None, Augmented(())
+        messages, case, augmented, asked = body.get("messages"), None, Augmented(()), body
         if path == CHAT and _listed(messages):
             if self._augment:
                 augmented = await asyncio.to_thread(self._augment, messages)
-                body = {**body, "messages": list(augmented.messages)}
+                body = {**body, "messages": list(augmented.messages), **augmented.fields}
             if self._tell_tools and _wants_tools(body):
                 body = {**body, "messages": told_of(body["tools"], body["messages"])}
             if self._guard:
                 case = await asyncio.to_thread(examine, messages, augmented.passages)
         if case is None and not augmented.notes and self._log is None:
             return None, body
-        fixed = any(map(body.get, FORMS)) and body.get("response_format") != {"type": "text"}
+        fixed = any(map(asked.get, FORMS)) and asked.get("response_format") != {"type": "text"}
         return Reply(case, augmented.notes, fixed_form=fixed), body
 
     async def _forward(self, scope: Any, body: Any, receive: Any, answer: "Answer") -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.preflight import PreflightError
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.index import Index
 from medgpt_ray.serving import versions
 from medgpt_ray.serving.engine import served_name
 from medgpt_ray.serving.keys import Keys, KeysError
@@ -125,6 +127,12 @@ def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[
             Keys.read(settings.api_keys)
     except KeysError as error:
         problems.append(str(error))
+    try:
+        if settings.index:
+            Index.open(settings.index)
+            settings = settings.model_copy(update={"index": settings.index.resolve()})
+    except RetrievalError as error:
+        problems += [f"--index {problem}" for problem in error.problems]
     if problems:
         raise PreflightError(problems)
     return settings, found

@@ -24,6 +24,7 @@ from medgpt_ray.serving.keys import Keys
 from medgpt_ray.serving.rate import RateLimit
 from medgpt_ray.serving.request_log import RequestLog
 from medgpt_ray.serving.settings import Settings
+from medgpt_ray.serving.sources import from_index
 
 NAME = "OpenAIServer"
 APPLICATION = f"{__name__}:application"
@@ -78,6 +79,7 @@ class OpenAIServer:
             adapters=engine.adapters,
             tell_tools=not engine.shows_tools,
             guard=settings.guard,
+            augment=from_index(settings.index) if settings.index else None,
             log=RequestLog(settings.request_log) if settings.request_log else None,
         )
         self.watch = asyncio.create_task(self._leave_with_engine(engine))

@@ -14,7 +14,9 @@ from medgpt_ray.serving.errors import Refusal
 class Fields:
     """Of one path, by vLLM's model of its request."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, refusal: type[Exception]) -> None:
+        """`refusal`: what its validators raise for a caller's fault."""
+        self._refusal = refusal
         self._types = {
             field.alias or name: TypeAdapter(Annotated[field.annotation, field])
             for name, field in request.model_fields.items()
@@ -30,6 +32,8 @@ class Fields:
             except ValidationError as error:
                 message = error.errors()[0]["msg"]
                 raise Refusal(400, f"{name}: {message}", param=name) from None
+            except self._refusal as error:
+                raise Refusal(400, f"{name}: {error}", param=name) from None
             except (AttributeError, TypeError):  # of vLLM's validators, which do not expect it
                 raise Refusal(400, f"{name}: has a wrong type", param=name) from None
 
@@ -38,9 +42,14 @@ def of_paths(paths: Collection[str]) -> dict[str, Fields]:
     """Of those of `paths` that have some."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.exceptions import VLLMClientError
 
     requests = {
         "/v1/chat/completions": ChatCompletionRequest,
         "/v1/completions": CompletionRequest,
     }
-    return {path: Fields(request) for path, request in requests.items() if path in paths}
+    return {
+        path: Fields(request, VLLMClientError)
+        for path, request in requests.items()
+        if path in paths
+    }

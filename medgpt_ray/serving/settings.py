@@ -63,6 +63,8 @@ class Settings(BaseModel):
     """A file with one key a line, `environment` for the variable MEDGPT_API_KEYS, none for none."""
     guard: bool = False
     """The safety guard of medical answers, on chat completions."""
+    index: Path | None = None
+    """Of `medgpt index build`: chats are answered from its documents."""
     request_log: Path | None = None
     """A folder: one JSON line a request, personal data masked."""
     tool_parser: str | None = None

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MARKS = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "<|python_tag|>": "llama3_json"}
+MARKS = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "ipython": "llama3_json"}
 """What stands in a chat template -> vLLM's parser of such calls."""
 
 PLAIN = "hermes"

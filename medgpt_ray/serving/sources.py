@@ -1,0 +1,52 @@
+"""Answers from documents: what `medgpt index build` made, put before the model in each chat."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medgpt_ray.guard.notices import text_of
+from medgpt_ray.retrieval.augment import augment
+from medgpt_ray.retrieval.index import Index
+from medgpt_ray.serving.assistant import Augment, Augmented, Messages
+
+
+def from_index(directory: Path) -> Augment:
+    """The sources stand in `medgpt.retrieval` of the answer, by the numbers that it cites.
+
+    Where they do not suffice, the model can only say so: its answer is bound to that sentence.
+    """
+    index = Index.open(directory)
+
+    def add_sources(messages: Messages) -> Augmented:
+        users = [message for message in messages if message.get("role") == "user"]
+        if (
+            not users
+            or not all(map(_is_sound, users))
+            or not any(text_of(user).strip() for user in users)
+        ):
+            return Augmented(messages)  # for vLLM to refuse
+        found = augment(index, messages)
+        sources = [
+            {"number": c.number, "label": c.label, "path": c.path, "page": c.page, "line": c.line}
+            for c in found.citations
+        ]
+        notes = {"sufficient": found.sufficient, "confidence": found.confidence, "sources": sources}
+        bound: Mapping[str, Any] = {}
+        if not found.sufficient:
+            bound = {"structured_outputs": {"choice": [found.insufficient_reply]}}
+        return Augmented(
+            found.messages, [c.text for c in found.citations], {"retrieval": notes}, bound
+        )
+
+    return add_sources
+
+
+def _is_sound(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, str) or (isinstance(content, list) and all(map(_is_part, content)))
+
+
+def _is_part(part: Any) -> bool:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        return False
+    return part["type"] != "text" or isinstance(part.get("text"), str)

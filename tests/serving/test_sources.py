@@ -1,0 +1,93 @@
+"""What a served model is shown of the documents, and what its caller is told of them."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from medgpt_ray.retrieval.augment import INSUFFICIENT
+from medgpt_ray.serving.assistant import Assistant
+from medgpt_ray.serving.errors import send_json
+from medgpt_ray.serving.gate import MODEL_PATHS, Gate
+from medgpt_ray.serving.settings import Limits
+from medgpt_ray.serving.sources import from_index
+
+DOCUMENT = """\
+# Warfarin
+
+Warfarin is started with 5 mg once a day. The INR is measured after three days.
+
+# Measles
+
+The rash of measles begins behind the ears. Children stay at home for four days.
+"""
+
+
+@pytest.fixture(scope="module")
+def add_sources(tmp_path_factory: pytest.TempPathFactory):
+    from medgpt_ray.retrieval.build import build
+    from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
+
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "notes.md").write_text(DOCUMENT)
+    build(folder / "notes", folder / "index", Embedder(EMBEDDED))
+    return from_index(folder / "index")
+
+
+def chat(add_sources: Any, messages: Any, **fields: Any) -> dict[str, Any]:
+    """The answer of a model that repeats the request which it got."""
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        content = message["body"].decode()
+        choice = {"index": 0, "message": {"role": "assistant", "content": content}}
+        await send_json(send, 200, {"choices": [choice]}, {})
+
+    async def once() -> dict[str, Any]:
+        app = Gate(Assistant(echo, "v1", guard=True, augment=add_sources), Limits())
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://s") as http:
+            body = {"messages": messages, **fields}
+            return (await http.post(MODEL_PATHS[0], json=body)).json()
+
+    return asyncio.run(once())
+
+
+def test_sources_reach_the_model_and_the_caller(add_sources):
+    answer = chat(add_sources, [{"role": "user", "content": "How is warfarin started?"}])
+    seen = answer["choices"][0]["message"]["content"]
+    assert "started with 5 mg once a day" in seen
+    assert "structured_outputs" not in seen
+    retrieval = answer["medgpt"]["retrieval"]
+    assert retrieval["sufficient"]
+    assert retrieval["sources"][0]["path"] == "notes.md"
+    assert answer["medgpt"]["guard"]["dose_caution"] == []  # the dose stands in the source
+
+
+def test_without_sources_the_model_can_only_say_so(add_sources):
+    answer = chat(add_sources, [{"role": "user", "content": "Who won the cup in 1998?"}])
+    seen = answer["choices"][0]["message"]["content"]
+    assert f'"structured_outputs": {{"choice": ["{INSUFFICIENT}"]}}' in seen
+    assert answer["medgpt"]["retrieval"]["sufficient"] is False
+    assert answer["medgpt"]["retrieval"]["sources"] == []
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "user", "content": ""}],
+        [{"role": "user"}],
+        [{"role": "user", "content": [{"type": "text"}]}],
+        [{"role": "user", "content": [3]}],
+        [{"role": "system", "content": "Be kind."}],
+        "hello",
+        [3],
+    ],
+)
+def test_malformed_messages_are_left_to_vllm(add_sources, messages):
+    answer = chat(add_sources, messages)
+    assert "retrieval" not in answer.get("medgpt", {})
