@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 from pydantic import TypeAdapter
 from supervised_runs import conversations
 
+from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.config.run import RunConfig
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.evaluate import Options, check
 from medgpt_ray.evaluation import harness, subject
 from medgpt_ray.evaluation.files import open_task
 from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
@@ -49,6 +52,15 @@ def cli(*arguments: str, key: str = "") -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def refused(target: str, **changes: Any) -> list[str]:
+    """What is wrong with these options."""
+    nothing = dict.fromkeys(field.name for field in fields(Options))
+    options = nothing | {"tasks": [], "stage": "sft", "max_tokens": 1024} | changes
+    with pytest.raises((ConfigError, DataError)) as caught:
+        check(Options(**options | {"target": target}))
+    return caught.value.problems
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -153,20 +165,28 @@ def test_replies_by_chat_and_by_rendered_prompts_are_the_same(
     assert harness.prompt_hash(rendered) != harness.prompt_hash(chat)
 
 
-def test_a_served_model_by_its_url(
-    chatty: Path, served: Served, task: Path, tmp_path: Path
+def test_a_served_model_against_a_local_one(
+    chatty: Path, tiny_model: Path, served: Served, task: Path, tmp_path: Path
 ) -> None:
-    options = ["--task", str(task), "--tokenizer", str(chatty), "--output", str(tmp_path)]
+    """The other one gets a server of its own; their templates differ, so do their prompts."""
     url, key = served
-    status, out, error = cli(url, *options, "--name", "url", "--limit", "5", key=key)
+    options = ["--task", str(task), "--tokenizer", str(chatty), "--base", str(tiny_model)]
+    named = ["--output", str(tmp_path), "--name", "url", "--limit", "5"]
+    status, out, error = cli(url, *options, *named, key=key)
     assert status == 0, error
-    (found,) = json.loads((tmp_path / "url.json").read_text())["metrics"]
+    result = json.loads((tmp_path / "url.json").read_text())
+    assert (result["model"], result["base"]) == (f"{MODEL_NAME} at {url}", str(tiny_model))
+    (found,) = result["metrics"]
     assert (found["task"], found["metric"], found["n"]) == ("drugs", "accuracy", 5)
     assert found["chance"] == pytest.approx(1 / 3)
+    assert found["change"]["value"] == pytest.approx(found["value"] - found["base"]["value"])
     assert found["template"].startswith("sha256:")
+    assert found["template"] != found["base"]["template"]
+    assert found["prompt_sha256"] != found["base"]["prompt_sha256"]
     assert (tmp_path / "url.md").read_text() in out
     samples = [json.loads(line) for line in (tmp_path / "url.samples.jsonl").open()]
-    assert found["value"] == sum(sample["score"] for sample in samples) / 5
+    assert [sample["by"] for sample in samples] == ["model"] * 5 + ["base"] * 5
+    assert found["value"] == sum(sample["score"] for sample in samples[:5]) / 5
     assert samples[0]["place"].endswith("drugs.jsonl:1")
 
 
@@ -187,16 +207,23 @@ def test_served_and_own_likelihoods_agree(chatty: Path, served: Served, tmp_path
     assert by_server[1].values == own[1].values
 
 
-def test_what_a_url_cannot_do_is_refused(served: Served, task: Path) -> None:
+def test_what_a_url_cannot_do_is_refused(
+    served: Served, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, key = served
-    status, _, error = cli(url, "--task", str(task), key=key)
-    assert (status, "--task drugs: needs the served model's tokenizer" in error) == (2, True)
-    status, _, error = cli(url, "--task", "medical_open", "--model", "other", key=key)
-    assert (status, f"serves {MODEL_NAME}: name one by --model" in error) == (2, True)
-    status, _, error = cli(url, "--task", "medical_open", key="wrong")
-    assert (status, "status 401: is MEDGPT_API_KEY set to its key?" in error) == (2, True)
-    status, _, error = cli("http://127.0.0.1:9", "--task", "medical_open")
-    assert (status, "no OpenAI API answers there" in error) == (2, True)
+    monkeypatch.setenv("MEDGPT_API_KEY", key)
+    (problem,) = refused(url, tasks=[str(task)])
+    assert problem.startswith("--task drugs: needs the served model's tokenizer")
+    (problem,) = refused(url, tasks=["medical_open"], data="rows.jsonl")
+    assert problem.startswith("--data rows.jsonl: needs the served model's tokenizer")
+    assert refused(url, tasks=["medical_open"], served_model="other") == [
+        f"{url}: serves {MODEL_NAME}: name one by --model"
+    ]
+    monkeypatch.setenv("MEDGPT_API_KEY", "wrong")
+    (problem,) = refused(url, tasks=["medical_open"])
+    assert problem.endswith("status 401: is MEDGPT_API_KEY set to its key?")
+    (problem,) = refused("http://127.0.0.1:9", tasks=["medical_open"])
+    assert "no OpenAI API answers there" in problem
 
 
 def test_a_request_that_is_refused_ends_the_evaluation(
@@ -207,26 +234,21 @@ def test_a_request_that_is_refused_ends_the_evaluation(
         harness.ask(endpoint, [open_task(str(written), 1)], 600)
 
 
-def test_a_run_against_what_it_was_trained_from(
-    run: RunDirectory, tiny_model: Path, task: Path
-) -> None:
+def test_a_run_against_what_it_was_trained_from(run: RunDirectory, tiny_model: Path) -> None:
     data = run.path.parent / "train.jsonl"
-    arguments = [str(run.path), "--task", str(task), "--data", str(data), "--name", "after"]
+    arguments = [str(run.path), "--data", str(data), "--name", "after"]
     status, _, error = cli(*arguments)
     assert status == 0, error
     result = json.loads((run.evaluation / "after.json").read_text())
     assert (result["model"], result["base"]) == (str(run.path), str(tiny_model))
-    perplexity, accuracy, drugs = result["metrics"]
-    assert [one["metric"] for one in (accuracy, drugs)] == ["token accuracy", "accuracy"]
+    perplexity, accuracy = result["metrics"]
+    assert (perplexity["n"], accuracy["metric"]) == (8, "token accuracy")
     assert perplexity["value"] == pytest.approx(reference_perplexity(run.model), rel=1e-4)
     assert perplexity["base"]["value"] == pytest.approx(reference_perplexity(tiny_model), rel=1e-4)
     assert perplexity["change"]["value"] == pytest.approx(
         perplexity["value"] / perplexity["base"]["value"]
     )
-    assert drugs["base"]["prompt_sha256"] == drugs["prompt_sha256"]
-    assert drugs["change"]["value"] == pytest.approx(drugs["value"] - drugs["base"]["value"])
-    samples = [json.loads(line) for line in (run.evaluation / "after.samples.jsonl").open()]
-    assert [sample["by"] for sample in samples] == ["model"] * 6 + ["base"] * 6
+    assert perplexity["base"]["prompt_sha256"] == perplexity["prompt_sha256"]
     report = run.report.read_text()
     assert "Evaluations" in report
     assert str(tiny_model) in report
@@ -251,26 +273,45 @@ def reference_perplexity(model: Path) -> float:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "problem"),
+    ("changes", "problem"),
     [
-        (["--task", "medical"], "no such task"),
-        (["--task", "medical_en", "--task", "medical_en"], "given twice"),
-        (["--data", "none.jsonl"], "none.jsonl: no such file"),
-        (["--base", "none.d"], "none.d: no such model directory"),
-        (["--stage", "dpo"], "--stage: 'dpo' is none of sft, pt"),
+        ({"tasks": ["medical"]}, "no such task"),
+        ({"tasks": ["medical_en", "medical_en"]}, "--task medical_en: given twice"),
+        ({"data": "none.jsonl"}, "none.jsonl: no such file"),
+        ({"base": "none.d"}, "none.d: no such model directory"),
     ],
 )
-def test_bad_input_is_refused(tiny_model: Path, arguments: list[str], problem: str) -> None:
-    status, _, error = cli(str(tiny_model), *arguments)
-    assert (status, problem in error) == (2, True), error
+def test_bad_input_is_refused(tiny_model: Path, changes: dict[str, Any], problem: str) -> None:
+    assert problem in refused(str(tiny_model), **changes)[0]
 
 
-def test_a_prompt_that_is_too_long_names_its_question(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_base_that_had_an_adapter_must_be_named(run: RunDirectory, tmp_path: Path) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("adapter:", "adapter: some/adapter"))
+    assert "name it with --base" in refused(str(copy))[0]
+
+
+def test_what_is_too_long_is_named(tiny_model: Path, tmp_path: Path) -> None:
     row = QUESTIONS[0] | {"question": "Which drug? " * 400}
     file = write_rows(tmp_path / "long.jsonl", [QUESTIONS[0], row])
-    status, _, error = cli(str(tiny_model), "--task", f"medical_en={file}")
-    assert status == 2
-    assert error.startswith(f"{file}:2: the prompt and its reply take ")
+    (problem,) = refused(str(tiny_model), tasks=[f"medical_en={file}"])
+    assert problem.startswith(f"{file}:2: the prompt and its reply take ")
+    turns = [{"from": "human", "value": "dose? " * 600}, {"from": "gpt", "value": "5 mg"}]
+    rows = write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}])
+    (problem,) = refused(str(tiny_model), data=str(rows), max_tokens=100)
+    assert problem == f"{rows}: no row fits into 100 tokens: raise --max-tokens"
+    (problem,) = refused(str(tiny_model), data=str(rows), max_tokens=4000)
+    assert "has a context of 1024: lower --max-tokens" in problem
+
+
+def test_the_command_refuses_with_status_2(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "exam.jsonl", [QUESTIONS[0] | {"answer": "D"}])
+    status, out, error = cli(str(tiny_model), "--task", f"medical_en={file}")
+    assert (status, out) == (2, "")
+    assert error == f"{file}:1: answer: 'D' is outside the options, which are A, B, C\n"
+    status, _, error = cli(str(tiny_model), "--stage", "dpo")
+    assert (status, error) == (2, "--stage: 'dpo' is none of sft, pt\n")
 
 
 def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
