@@ -209,7 +209,8 @@ def main() -> None:
             f"{len(report.added)} files, {report.chunks} chunks, {len(cases)} questions. "
             f"Built in {built:.1f} s ({report.chunks / built:.0f} chunks/s), {asked:.0f} ms a "
             "question, both on a machine that others used too. In brackets: 95% bootstrap "
-            "intervals over questions. The authors of the notes wrote the questions: expect less elsewhere.",
+            "intervals over questions. The authors of the notes wrote the questions: expect less "
+            "elsewhere.",
             f"The embedding model cannot read {len(unreadable)} of the questions (fewer than half "
             "of their tokens are known to it): for those the index goes by words alone.",
             "## Finding the passage",
