@@ -38,6 +38,12 @@ STOP_MARGIN_S = 30.0
 KILLED_AFTER = "RAY_JOB_STOP_WAIT_TIME_S"
 """Ray kills a job so long after it asked it to stop, and 3 s do not write a checkpoint."""
 
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that tell of each step and file."""
 NOT_SHIPPED = [".git", ".venv", "venv", "__pycache__"]
 """Besides what .gitignore and .rayignore name: Ray's own default, of which it would warn."""
 
@@ -50,7 +56,16 @@ class SubmitError(PreflightError):
 
 
 class Client(JobSubmissionClient):
-    """Ray's client, whose requests have no deadlines of their own."""
+    """Ray's client with deadlines for its requests, and at the address that it is given: Ray's own
+    prefers those of the environment."""
+
+    def __init__(self, address: str) -> None:
+        names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+        held = {name: os.environ.pop(name) for name in names if name in os.environ}
+        try:
+            super().__init__(address)
+        finally:
+            os.environ.update(held)
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         answer = UPLOAD_S if method == "PUT" else ANSWER_S
@@ -80,8 +95,8 @@ def connect(address: str) -> Client:
         raise ConfigError(
             [f"--address: {address}: expected http://HEAD:8265, where the head's dashboard listens"]
         )
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which the client prefers to its argument
-    logging.disable(logging.INFO)  # where it tells of each file that it looks at
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return Client(address)
     except AuthenticationError as error:
