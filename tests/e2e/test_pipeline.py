@@ -1,4 +1,4 @@
-"""A whole pipeline of tiny runs: a reward model, and GRPO towards its scores; killed and resumed."""
+"""A whole pipeline of tiny runs: a reward model, and GRPO towards it; killed and resumed."""
 
 import json
 import re
