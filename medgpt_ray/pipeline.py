@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from medgpt_ray import dry_run, preflight, rl, supervised
@@ -55,13 +54,12 @@ def check(loaded: Loaded, resume: bool) -> list[StageRun]:
 def describe(loaded: Loaded, console: Console) -> None:
     """Print the stages, what each starts from, what would happen to it, and what it takes."""
     runs = expand(loaded)
-    table = Table("stage", "kind", "configuration", "starts from", "now", box=None)
     for run in runs:
         config = run.loaded.config
-        sources = [f"{section}: {source}" for section, source in run.given.items()]
-        sources = sources if "model" in run.given else [config.model.path, *sources]
-        table.add_row(run.name, config.stage, str(run.file), ", ".join(sources), _state(run))
-    console.print(table)
+        given = {"model": config.model.path} | {s: f"stage {name}" for s, name in run.given.items()}
+        sources = ", ".join(f"{section} from {source}" for section, source in given.items())
+        line = f"{run.name}: {config.stage}, {run.file}, {sources}: {_state(run)}"
+        console.print(Text(line), soft_wrap=True)
     for run in runs:
         console.print(Text(f"\nStage {run.name}", style="bold"))
         dry_run.placement(_with_model(run.loaded.config, run.base), console)

@@ -25,6 +25,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from medgpt_ray.config.loader import ConfigError, Loaded, load
 from medgpt_ray.config.paths import named_paths
 from medgpt_ray.config.presets import locate
+from medgpt_ray.config.run import RunConfig
+from medgpt_ray.config.stages import StageRun, expand
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.preflight import PreflightError
 
@@ -36,6 +38,12 @@ STOP_MARGIN_S = 30.0
 KILLED_AFTER = "RAY_JOB_STOP_WAIT_TIME_S"
 """Ray kills a job so long after it asked it to stop, and 3 s do not write a checkpoint."""
 
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that tell of each step and file."""
 NOT_SHIPPED = [".git", ".venv", "venv", "__pycache__"]
 """Besides what .gitignore and .rayignore name: Ray's own default, of which it would warn."""
 
@@ -48,7 +56,16 @@ class SubmitError(PreflightError):
 
 
 class Client(JobSubmissionClient):
-    """Ray's client, whose requests have no deadlines of their own."""
+    """Ray's client with deadlines for its requests, and at the address that it is given: Ray's own
+    prefers those of the environment."""
+
+    def __init__(self, address: str) -> None:
+        names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+        held = {name: os.environ.pop(name) for name in names if name in os.environ}
+        try:
+            super().__init__(address)
+        finally:
+            os.environ.update(held)
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         answer = UPLOAD_S if method == "PUT" else ANSWER_S
@@ -78,12 +95,12 @@ def connect(address: str) -> Client:
         raise ConfigError(
             [f"--address: {address}: expected http://HEAD:8265, where the head's dashboard listens"]
         )
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which the client prefers to its argument
-    logging.disable(logging.INFO)  # where it tells of each file that it looks at
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return Client(address)
     except AuthenticationError as error:
-        reason = str(error).partition(". ")[0].rstrip(".")
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
         raise SubmitError(
             f"{address} refuses: {reason}: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, the "
             "file of the cluster's token"
@@ -95,22 +112,27 @@ def connect(address: str) -> Client:
 def check(file: Path, loaded: Loaded) -> None:
     """Raise `ConfigError` with what cannot be right on a cluster: files that are not shipped, an
     output directory that would not outlive the job, another cluster."""
-    config, here = loaded.config, Path.cwd()
-    problems = []
-    if not file.resolve().is_relative_to(here):
-        problems.append(f"{file}: is not in {here}, which is what the cluster gets: copy it here")
-    if config.cluster.address:
-        problems.append(f"{_told('cluster.address', loaded)}: leave it out: a job has its cluster")
-    if not Path(config.output_dir).is_absolute():
+    here = Path.cwd()
+    problems = [] if file.resolve().is_relative_to(here) else [_not_here(file, here)]
+    if not Path(loaded.config.output_dir).is_absolute():
         problems.append(
-            f"{_told('output_dir', loaded)}: {config.output_dir} would be in the job's copy of "
-            "this directory, which Ray deletes: name an absolute path, on a file system that the "
-            "cluster's nodes share"
+            f"{_told('output_dir', loaded)}: {loaded.config.output_dir} would be in the job's copy "
+            "of this directory, which Ray deletes: name an absolute path, on a file system that "
+            "the cluster's nodes share"
         )
-    for key, path in named_paths(config).items():
-        problems += [f"{_told(key, loaded)}: {problem}" for problem in _unshipped(path, here)]
+    for run in _runs(file, loaded):
+        if not run.file.resolve().is_relative_to(here):
+            problems.append(_not_here(run.file, here))
+        if run.loaded.config.cluster.address:
+            told = _told("cluster.address", run.loaded)
+            problems.append(f"{told}: leave it out: a job has its cluster")
+        made = {f"{section}.path" for section in run.given}
+        for key, path in named_paths(run.loaded.config).items():
+            if key not in made:
+                told = _told(key, run.loaded)
+                problems += [f"{told}: {problem}" for problem in _unshipped(path, here)]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def submit(client: Client, file: Path, loaded: Loaded, arguments: Sequence[str]) -> str:
@@ -119,7 +141,8 @@ def submit(client: Client, file: Path, loaded: Loaded, arguments: Sequence[str])
     path = file.resolve().relative_to(Path.cwd())
     command = ["python", "-m", "medgpt_ray.cli", "train", str(path), *arguments]
     os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
-    environment = {KILLED_AFTER: str(round(_last_update_s(loaded)))}
+    longest = max(_last_update_s(run.loaded.config) for run in _runs(file, loaded))
+    environment = {KILLED_AFTER: str(round(longest))}
     try:
         return client.submit_job(
             entrypoint=f"exec {shlex.join(command)}",
@@ -235,12 +258,22 @@ def _wants_it_stopped() -> bool:
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _last_update_s(loaded: Loaded) -> float:
+def _runs(file: Path, loaded: Loaded) -> list[StageRun]:
+    """The stages of a pipeline; a run is one by itself."""
+    if loaded.config.stage == "pipeline":
+        return expand(loaded)
+    return [StageRun(loaded.config.stage, file, loaded, {}, "")]
+
+
+def _last_update_s(config: RunConfig) -> float:
     """How long an update and a checkpoint may take after SIGTERM, as the configuration says."""
-    config = loaded.config
     if isinstance(config, SupervisedRun):
         return config.step_timeout_s
     return config.deadlines.learn + config.deadlines.checkpoint
+
+
+def _not_here(file: Path, here: Path) -> str:
+    return f"{file}: is not in {here}, which is what the cluster gets: copy it here"
 
 
 def _unshipped(path: str, here: Path) -> Iterator[str]:

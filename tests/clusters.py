@@ -6,7 +6,6 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-STARTS_S = 90
+import psutil
+
+STARTS_S, STOPS_S = 90, 60
 UNSHARE = "unshare --map-root-user --mount"
 
 
@@ -88,10 +89,11 @@ def _node(command: list[str], environment: dict[str, str], log: Path) -> Iterato
     finally:
         node.terminate()  # it ends its processes first
         try:
-            node.wait(30)
-        finally:
-            if node.poll() is None:
-                os.killpg(node.pid, signal.SIGKILL)
+            node.wait(STOPS_S)
+        except subprocess.TimeoutExpired:
+            for process in psutil.process_iter(["cmdline"]):
+                if any(str(log.parent) in word for word in process.info["cmdline"] or ()):
+                    process.kill()
 
 
 def can_unshare() -> bool:

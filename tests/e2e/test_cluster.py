@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ByHand]:
-    with by_hand(cpus=2) as started:
+    with by_hand(cpus=3) as started:
         yield started
 
 
@@ -59,94 +59,96 @@ def on_two_nodes(folder: Path, tiny: Path) -> Path:
     )
 
 
-def test_a_job_trains_on_both_nodes_stops_with_a_checkpoint_and_goes_on(
-    cluster: ByHand, tiny_model: Path, tmp_path: Path
-) -> None:
-    on_two_nodes(tmp_path, tiny_model)
-    address = ("--address", cluster.url)
-    endless = ("run.yaml", "steps=100000", "checkpoint.every_steps=50000")
-    started = medgpt(cluster, tmp_path, "submit", *endless, *address, "--detach")
-    assert started.returncode == 0, started.stderr
-    job = started.stdout.strip()
-    assert re.fullmatch(r"raysubmit_\w+", job)
-    deadline = time.monotonic() + 120
-    while len(steps(tmp_path / "run")) < 3:
-        assert time.monotonic() < deadline, medgpt(
-            cluster, tmp_path, "submit", *address, "--status", job
-        ).stdout
-        time.sleep(0.5)
-    told = medgpt(cluster, tmp_path, "submit", *address, "--status", job).stdout
-    assert f"{job}: RUNNING" in told
-    assert f"grpo run.yaml -> {tmp_path}/run" in told
-    workers = {"LearnerWorker": 1, "RolloutWorker": 1, "nodes": cluster.nodes}
-    assert nodes_of_actors(cluster) == workers
-    stopped = medgpt(cluster, tmp_path, "submit", *address, "--stop", job)
-    assert stopped.returncode == 130
-    assert "STOPPED" in stopped.stderr
-    saved = max(Checkpoints(tmp_path / "run" / "checkpoints").complete())
-    assert saved >= 3
-    more = ("run.yaml", f"steps={saved + 2}", "checkpoint.every_steps=50000", "--resume")
-    resumed = medgpt(cluster, tmp_path, "submit", *more, *address)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert f"resumed after step {saved}" in resumed.stdout
-    assert f"step {saved + 2}/{saved + 2}" in resumed.stdout
-    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
-
-
-def nodes_of_actors(cluster: ByHand) -> dict[str, int]:
-    """How many of our actors the cluster runs, by class, and on how many nodes."""
-    code = (
-        "import collections, json, sys; from ray.util.state import list_actors\n"
-        "found = list_actors(address=sys.argv[1], filters=[('state', '=', 'ALIVE')])\n"
-        "ours = [a for a in found if a['class_name'] in ('LearnerWorker', 'RolloutWorker')]\n"
-        "count = collections.Counter(a['class_name'] for a in ours)\n"
-        "print(json.dumps({**count, 'nodes': len({a['node_id'] for a in ours})}))"
-    )
-    done = command(cluster, Path("/"), sys.executable, "-c", code, cluster.url)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
-
-
+@pytest.mark.timeout(600)
 def test_rays_own_command_runs_a_checkout(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Two workers, a node each; the code is that of the directory which is shipped."""
+    """GRPO over two nodes, with the code of the directory that is shipped."""
     words = ("ray", "job", "submit", "--address", cluster.url, "--working-dir", ROOT, "--")
-    train = ("medgpt", "train", "configs/tiny/sft.yaml", f"model.path={tiny_model}", "epochs=1")
-    two = ("learner.workers=2", "learner.cpus=1.5", "data.cpus=0.5")
+    train = ("medgpt", "train", "configs/tiny/grpo.yaml", f"model.path={tiny_model}")
+    two = ("learner.cpus=2", "rollout.cpus=2", "sync.backend=gloo")
     done = command(cluster, tmp_path, *words, *train, *two, f"output_dir={tmp_path}/run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(steps(tmp_path / "run")) == 4
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    roles = {"PolicyWorker", "RolloutWorker"}
+    found = actors(cluster)
+    assert {actor["class_name"] for actor in found} >= roles
+    nodes = {actor["node_id"] for actor in found if actor["class_name"] in roles}
+    assert len(nodes) == cluster.nodes
 
 
-def test_what_ails_a_job_is_told_with_its_exit_status(
+def actors(cluster: ByHand) -> list[dict[str, str]]:
+    """Those that the cluster runs or ran: a run of its own Ray would have none here."""
+    code = (
+        "import json, sys; from ray.util.state import list_actors\n"
+        "kept = ('class_name', 'node_id')\n"
+        "print(json.dumps([{k: a[k] for k in kept} for a in list_actors(address=sys.argv[1])]))"
+    )
+    done = command(cluster, Path("/"), sys.executable, "-c", code, cluster.url)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_job_of_ours_stops_with_a_checkpoint(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
 ) -> None:
-    config = write_supervised(tmp_path, tiny_model, "sft", cluster={"cpus": None})
-    missing = f"model.path={tmp_path}/missing"
-    done = medgpt(cluster, tmp_path, "submit", config, missing, "--address", cluster.url)
-    assert done.returncode == 2
-    assert f"model.path: {tmp_path}/missing: no such model directory" in done.stdout
-    assert "FAILED" in done.stderr
+    """SFT, a worker on each node, from a directory with nothing but the configuration."""
+    workers = {"workers": 2, "cpus": 2}
+    endless = {"epochs": 100_000.0, "checkpoint": {"every_steps": 1_000_000}}
+    write_supervised(
+        tmp_path, tiny_model, "sft", learner=workers, cluster={"cpus": None}, **endless
+    )
+    address = ("--address", cluster.url)
+    started = medgpt(cluster, tmp_path, "submit", "run.yaml", *address, "--detach")
+    assert started.returncode == 0, started.stderr
+    job = started.stdout.strip()
+    assert re.fullmatch(r"raysubmit_\w+", job)
+    deadline = time.monotonic() + 240
+    told = ""
+    while len(steps(tmp_path / "run")) < 3:
+        told = medgpt(cluster, tmp_path, "submit", *address, "--status", job).stdout
+        assert time.monotonic() < deadline, told
+        time.sleep(1)
+    assert f"sft run.yaml -> {tmp_path}/run" in told
+    stopped = medgpt(cluster, tmp_path, "submit", *address, "--stop", job)
+    assert stopped.returncode == 130
+    assert f"{job}: STOPPED" in stopped.stderr
+    assert max(Checkpoints(tmp_path / "run" / "checkpoints").complete()) >= 3
+    followed = medgpt(cluster, tmp_path, "submit", *address, "--follow", job)
+    assert followed.returncode == 130
+    assert "step 3" in followed.stdout
+    assert "the last checkpoint is" in followed.stdout
 
 
-@pytest.mark.skipif(not can_unshare(), reason="needs the right to mount")
-def test_the_plan_names_the_nodes_and_what_they_do_not_share(
+@pytest.mark.timeout(600)
+def test_the_plan_names_the_node_of_every_role(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
 ) -> None:
-    config = on_two_nodes(tmp_path, tiny_model)
-    words = ("train", config, f"output_dir={cluster.private}/run", "--dry-run")
-    done = medgpt(cluster, tmp_path, *words, RAY_ADDRESS=cluster.address)
+    on_two_nodes(tmp_path, tiny_model)
+    words = ("submit", "run.yaml", "--dry-run", "--address", cluster.url)
+    done = medgpt(cluster, tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
     nodes = dict(re.findall(r"Node \S+ \((127\.0\.0\.\d), \w+\): (.*)", done.stdout))
-    assert sorted(nodes) == ["127.0.0.1", "127.0.0.2"]
-    assert sorted(nodes.values()) == ["policy 0", "rollout 0"]
+    assert len(nodes) == cluster.nodes
+    assert sorted(", ".join(nodes.values()).split(", ")) == ["policy 0", "rollout 0"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not can_unshare(), reason="needs the right to mount")
+def test_what_a_node_does_not_see_is_told_with_the_exit_status(
+    cluster: ByHand, tiny_model: Path, tmp_path: Path
+) -> None:
+    on_two_nodes(tmp_path, tiny_model)
+    words = ("submit", "run.yaml", f"output_dir={cluster.private}/run", "--address", cluster.url)
+    done = medgpt(cluster, tmp_path, *words)
     assert done.returncode == 2
-    (problem,) = done.stderr.strip().splitlines()
-    assert "output_dir: node" in problem
+    (problem,) = [line for line in done.stdout.splitlines() if "output_dir: node" in line]
     assert "127.0.0.2" in problem
     assert f"does not see what is written to {cluster.private}" in problem
+    assert "FAILED" in done.stderr
     assert not list(cluster.private.iterdir())
 
 
@@ -157,7 +159,7 @@ def test_without_the_token_nothing_is_told(cluster: ByHand, tmp_path: Path) -> N
         words = ("submit", "--status", "x", "--address", cluster.url)
         done = medgpt(cluster, tmp_path, *words, **changed)
         assert done.returncode == 2
-        assert "refuses: Token authentication is enabled" in done.stderr
+        assert re.search(f"^{cluster.url} refuses: .*authentication", done.stderr)
         assert "RAY_AUTH_TOKEN_PATH" in done.stderr
         assert "0" * 64 not in done.stderr
 
