@@ -2,9 +2,9 @@
 
     python -m benchmarks.rl_loop [--rounds 2] [--steps 6] [--output benchmarks/results/rl_loop.md]
 
-The demo's configuration with `max_staleness` 0, 1 and 2, each once a round. Learner and engine get a
-core each: on two cores that is what overlap can gain. The first step of a run warms up and is left
-out. Beside it, what the sync costs against copying the same bytes in memory.
+The demo's configuration with `max_staleness` 0, 1 and 2, each once a round. Learner and engine get
+a core each: on two cores that is what overlap can gain. The first step of a run warms up and is
+left out. Beside it, what the sync costs against copying the same bytes in memory.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def run(staleness: int, steps: int, folder: Path) -> list[dict[str, float]]:
 
 
 def copy_seconds() -> float:
-    """To copy the weights once in bfloat16: a sync writes them and reads them, so at least twice."""
+    """To copy the weights once in bfloat16; a sync writes them and reads them."""
     source = torch.ones(WEIGHTS, dtype=torch.bfloat16)
     target = torch.empty_like(source)
     times = []
@@ -76,8 +76,8 @@ def text(
         "# The loop of reinforcement learning",
         "",
         f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.rl_loop --rounds {rounds} --steps "
-        f"{steps}`, {machine()}. Seconds a step of 64 samples, mean over the steps but the first; in "
-        "brackets the means of the rounds.",
+        f"{steps}`, {}. Seconds a step of 64 samples, mean over the steps but the first; "
+        "in brackets the means of the rounds.",
         "",
         "| max_staleness | step | " + " | ".join(PHASES) + " | outside generate, reward, learn |",
         "|---|" + "---|" * (len(PHASES) + 2),
