@@ -1,6 +1,12 @@
-"""Rollout workers: one vLLM engine each."""
+"""Rollout workers: one vLLM engine each.
+
+A weight update does not wait for requests under way: the engine stops between two of its steps, takes
+the weights, and goes on. What it had cached of those requests is computed anew, so that every token
+after the update comes from the new weights alone, and each says which version it is from.
+"""
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +17,26 @@ from medgpt_ray.config.schema import RlRun
 from medgpt_ray.types import Completion, Prompt, VersionSpan
 
 
-@ray.remote
+class Turnstile:
+    """Lets one thread do its steps until another one asks for a turn; then that one is next."""
+
+    def __init__(self) -> None:
+        self._next, self._turn = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._next:  # whoever waits for a turn holds this, so nobody slips in before
+            self._turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._turn.release()
+
+
+def update(method: Any) -> Any:
+    """A method of weight updates: runs beside generation, not behind it."""
+    return ray.method(concurrency_group="update")(method)
+
+
+@ray.remote(concurrency_groups={"update": 1})
 class RolloutWorker:
     """Token ids in, token ids out, with the engine's log-probs and the policy version of every
     token.
@@ -51,6 +76,15 @@ class RolloutWorker:
             worker_extension_cls="medgpt_ray.actors.engine_extension.EngineExtension",
         )
 
+        self.turnstile = Turnstile()
+        step = self.engine.llm_engine.step
+
+        def take_turn() -> Any:
+            with self.turnstile:
+                return step()
+
+        self.engine.llm_engine.step = take_turn
+
     def ready(self) -> dict[str, int]:
         """Process id and host of the engine, for the record and the post-mortem."""
         return {"pid": os.getpid()}
@@ -65,10 +99,11 @@ class RolloutWorker:
         """
         import torch
 
-        if self.version is None:
-            raise RuntimeError(
-                f"rollout worker {self.number} was asked to generate before its sync"
-            )
+        with self.turnstile:
+            if self.version is None:
+                raise RuntimeError(
+                    f"rollout worker {self.number} was asked to generate before its sync"
+                )
         torch.manual_seed(seed)
         if self.config.rollout.multi_turn:
             return self._converse(prompts, completions, greedy)
@@ -150,26 +185,37 @@ class RolloutWorker:
             ),
         )
 
+    @update
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.engine.init_weight_transfer_engine({"init_info": init_info})
 
+    @update
     def start_weight_update(self) -> None:
+        """The engine rests until `finish_weight_update`."""
+        self.turnstile.__enter__()
         self.version = None
         self.engine.start_weight_update()
 
+    @update
     def update_weights(self, update_info: Any) -> None:
         self.engine.update_weights({"update_info": update_info})
 
+    @update
     def finish_weight_update(self, version: int) -> None:
-        """The engine now holds `version`; what was cached from older weights is dropped."""
+        """The engine now holds `version`; what was cached from older weights is dropped, of requests
+        under way too.
+        """
         self.engine.finish_weight_update(weight_version=str(version))
-        if not self.engine.reset_prefix_cache():
-            raise RuntimeError("the prefix cache could not be reset: requests are still running")
+        if not self.engine.reset_prefix_cache(reset_running_requests=True):
+            raise RuntimeError("the prefix cache could not be reset")
         self.version = version
+        self.turnstile.__exit__()
 
+    @update
     def audit(self, version: int) -> dict[str, str]:
         """Digests of the weights this engine computes with; see `actors.sync.audit`."""
-        if self.version != version:
-            return {"(policy version)": str(self.version)}
-        (digests,) = self.engine.collective_rpc("audit_digests", args=(version,))
+        with self.turnstile:
+            if self.version != version:
+                return {"(policy version)": str(self.version)}
+            (digests,) = self.engine.collective_rpc("audit_digests", args=(version,))
         return digests

@@ -113,3 +113,18 @@ def test_when_all_are_dead_new_ones_are_waited_for(
     for member in pool.members:
         ray.kill(member.actor)
     assert generation.result() == calm
+
+
+def test_requests_live_through_a_weight_update(pool: RolloutPool, prompts: list[Prompt]) -> None:
+    """Some tokens of a completion are of the old version and some of the new; none is of none."""
+    pool.sync(8, seconds=120)
+    generation = generate(pool, prompts)
+    time.sleep(0.3)
+    pool.sync(9, seconds=120)
+    done = [completion for group in generation.result() for completion in group]
+    assert any([span.version for span in c.versions] == [8, 9] for c in done)
+    for completion in done:
+        places = [place for s in completion.versions for place in range(s.start, s.end)]
+        assert places == list(range(len(completion.token_ids)))
+    after = generate(pool, prompts).result()
+    assert {c.oldest_version for group in after for c in group} == {9}
