@@ -1,8 +1,8 @@
 """Rollout workers: one vLLM engine each.
 
-A weight update does not wait for requests under way: the engine stops between two of its steps, takes
-the weights, and goes on. What it had cached of those requests is computed anew, so that every token
-after the update comes from the new weights alone, and each says which version it is from.
+A weight update does not wait for requests under way: the engine stops between two of its steps,
+takes the weights, and goes on. What it had cached of those requests is computed anew, so that every
+token after the update comes from the new weights alone, and each says which version it is from.
 """
 
 import os
@@ -202,8 +202,8 @@ class RolloutWorker:
 
     @update
     def finish_weight_update(self, version: int) -> None:
-        """The engine now holds `version`; what was cached from older weights is dropped, of requests
-        under way too.
+        """The engine now holds `version`; what was cached from older weights is dropped, that of
+        requests under way too.
         """
         self.engine.finish_weight_update(weight_version=str(version))
         if not self.engine.reset_prefix_cache(reset_running_requests=True):
