@@ -1,7 +1,6 @@
 """What a served model is shown of the documents, and what its caller is told of them."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import httpx
