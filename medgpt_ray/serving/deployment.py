@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -28,16 +29,14 @@ from medgpt_ray.serving.sources import from_index
 
 NAME = "OpenAIServer"
 APPLICATION = f"{__name__}:application"
-RATE_SECONDS = 5.0
+RATE_SECONDS = 20.0
 SPARE_REQUESTS = 64
 """Room beside the requests in work for refusals, `/health` and `/metrics`."""
 
 
 def application(settings: Settings) -> Application:
     """What `import_path` names in a Serve configuration; `args` there are the settings."""
-    limits, rate = settings.limits, None
-    if limits.requests_per_minute:
-        rate = RateLimiter.bind(limits.requests_per_minute)  # type: ignore[attr-defined]
+    limits = settings.limits
     resources = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
     server = OpenAIServer.options(  # type: ignore[attr-defined]
         ray_actor_options={**resources, "runtime_env": {"env_vars": environment(settings)}},
@@ -50,7 +49,7 @@ def application(settings: Settings) -> Application:
             target_ongoing_requests=max(1, limits.concurrent_requests // 2),
         ),
     )
-    return server.bind(settings, rate)
+    return server.bind(settings)
 
 
 @serve.deployment(
@@ -65,8 +64,9 @@ def application(settings: Settings) -> Application:
 class OpenAIServer:
     """One replica: an engine behind the gate."""
 
-    def __init__(self, settings: Settings, rate: Any = None) -> None:
-        self.settings, self.rate = settings, rate
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rate = rate_limit(settings.limits.requests_per_minute)
         self.engine: Engine | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -127,12 +127,16 @@ class OpenAIServer:
             self.engine.shutdown()
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0})
-class RateLimiter:
-    """The one count of each key's requests."""
-
-    def __init__(self, per_minute: int) -> None:
-        self.limit = RateLimit(per_minute)
-
-    def wait_seconds(self, key: str) -> float:
-        return self.limit.wait_seconds(key)
+def rate_limit(per_minute: int | None) -> Any:
+    """The one count of each key's requests: an actor that outlives replicas and updates."""
+    if per_minute is None:
+        return None
+    actor = ray.remote(RateLimit).options(
+        name=f"medgpt-rate-{per_minute}",
+        namespace="medgpt",
+        get_if_exists=True,
+        lifetime="detached",
+        max_restarts=-1,
+        num_cpus=0,
+    )
+    return actor.remote(per_minute)
