@@ -162,16 +162,18 @@ def test_the_plan_names_the_node_of_every_role(
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not can_unshare(), reason="needs the right to mount")
-def test_what_a_node_does_not_see_is_told_with_the_exit_status(
+def test_what_nodes_do_not_share_is_told_with_the_exit_status(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
 ) -> None:
     on_two_nodes(tmp_path, tiny_model)
-    words = ("submit", "run.yaml", f"output_dir={cluster.private}/run", "--address", cluster.url)
-    done = medgpt(cluster, tmp_path, *words)
+    changes = (f"output_dir={cluster.private}/run", "sync.backend=shm")
+    done = medgpt(cluster, tmp_path, "submit", "run.yaml", *changes, "--address", cluster.url)
     assert done.returncode == 2
-    (problem,) = [line for line in done.stdout.splitlines() if "output_dir: node" in line]
-    assert "127.0.0.2" in problem
-    assert f"does not see what is written to {cluster.private}" in problem
+    files, memory = done.stdout.splitlines()[-2:]
+    assert files.startswith("output_dir: node second (127.0.0.2, ")
+    assert f"does not see what is written to {cluster.private}: mount one file" in files
+    assert memory.startswith("sync.backend: shm works within one host")
+    assert "second" in memory
     assert "FAILED" in done.stderr
     assert not list(cluster.private.iterdir())
 
