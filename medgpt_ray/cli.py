@@ -106,6 +106,8 @@ def train(
         show.describe(loaded, resume, Console())
     with _refusals():
         preflight.check(loaded.config, resume)
+    for warning in preflight.warnings(loaded.config):
+        print(f"warning: {warning}", file=sys.stderr)
     if not dry_run:
         if loaded.config.stage in RL_STAGES:
             from medgpt_ray import rl as verb

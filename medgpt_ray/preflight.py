@@ -40,6 +40,8 @@ RESUME_MAY_CHANGE = (
     "cluster",
     "tensorboard",
 )
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The environment variable that Ray gives to the entrypoint of a job."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -75,6 +77,16 @@ def check(config: RunConfig, resume: bool) -> None:
         problems += _memory(config, facts)
     if problems:
         raise PreflightError(problems)
+
+
+def warnings(config: RunConfig) -> Iterator[str]:
+    """What works, but hardly as one wants it."""
+    if IN_A_JOB in os.environ and not Path(config.output_dir).is_absolute():
+        yield (
+            f"output_dir: {config.output_dir} is in the job's copy of its working directory, which "
+            "Ray deletes after the job: name an absolute path, on a file system that all nodes "
+            "share"
+        )
 
 
 def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:

@@ -141,13 +141,17 @@ def submit(client: Client, file: Path, loaded: Loaded, arguments: Sequence[str])
     path = file.resolve().relative_to(Path.cwd())
     command = ["python", "-m", "medgpt_ray.cli", "train", str(path), *arguments]
     os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
-    longest = max(_last_update_s(run.loaded.config) for run in _runs(file, loaded))
-    environment = {KILLED_AFTER: str(round(longest))}
+    patience = str(round(max(_last_update_s(r.loaded.config) for r in _runs(file, loaded))))
+    what = f"{loaded.config.stage} {path} -> {loaded.config.output_dir}"
     try:
         return client.submit_job(
             entrypoint=f"exec {shlex.join(command)}",
-            runtime_env={"working_dir": ".", "excludes": NOT_SHIPPED, "env_vars": environment},
-            metadata={"medgpt": f"{loaded.config.stage} {path} -> {loaded.config.output_dir}"},
+            runtime_env={
+                "working_dir": ".",
+                "excludes": NOT_SHIPPED,
+                "env_vars": {KILLED_AFTER: patience},
+            },
+            metadata={"medgpt": what, KILLED_AFTER: patience},
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise SubmitError(f"the job could not be submitted: {error}") from error
@@ -180,8 +184,7 @@ def stop(client: Client, job: str) -> int:
     ended before it was asked."""
     details = _details(client, job)
     if not details.status.is_terminal():
-        environment = (details.runtime_env or {}).get("env_vars", {})
-        seconds = float(environment.get(KILLED_AFTER, 3)) + STOP_MARGIN_S
+        seconds = float((details.metadata or {}).get(KILLED_AFTER, 3)) + STOP_MARGIN_S
         _say(f"stopping {job}, which may write a checkpoint for up to {seconds:.0f} s")
         try:
             client.stop_job(job)

@@ -1,5 +1,5 @@
 """A Ray cluster started by hand for the end-to-end tests: `ray start`, a token, two nodes with
-addresses and file systems of their own.
+addresses, names and file systems of their own.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 STARTS_S, STOPS_S = 90, 60
-UNSHARE = "unshare --map-root-user --mount"
+UNSHARE = "unshare --map-root-user --mount --uts"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def by_hand(cpus: int) -> Iterator[ByHand]:
             )
             if number:  # one shared working directory of a job, and each node would unpack it anew
                 mounts = " && ".join(f"mount -t tmpfs none {each}" for each in (private, rays))
-                options = f"{UNSHARE} sh -c '{mounts} && exec {options}'"
+                options = f"{UNSHARE} sh -c '{mounts} && hostname second && exec {options}'"
             stack.enter_context(_node(shlex.split(options), environment, folder / f"{number}.log"))
         yield ByHand(
             f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment, private, nodes

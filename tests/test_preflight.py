@@ -219,6 +219,25 @@ def test_a_job_runs_on_the_cluster_that_it_was_submitted_to(
     only(r"^cluster\.address: 127\.0\.0\.1:1 cannot", problems(make()))
 
 
+def test_the_address_for_jobs_is_none_for_drivers(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    only(
+        r"^cluster\.address: http://127\.0\.0\.1:8265 is where jobs are submitted", problems(make())
+    )
+
+
+def test_a_relative_output_directory_does_not_outlive_a_job(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(preflight.warnings(make(output_dir="runs/x"))) == []
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert list(preflight.warnings(make())) == []
+    found = list(preflight.warnings(make(output_dir="runs/x")))
+    only("^output_dir: runs/x is in the job's copy", found)
+
+
 def test_a_cluster_that_is_not_there(make: Make) -> None:
     only(
         r"^cluster\.address: 127\.0\.0\.1:1 cannot",

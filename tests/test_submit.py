@@ -1,7 +1,9 @@
 """What is refused before a job is submitted, and how long an answer is waited for."""
 
+import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +124,20 @@ def test_a_cluster_that_never_answers(
     began = time.monotonic()
     only(f"{silent} cannot be reached: ", problems("run.yaml", address=silent))
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("answer", "stops"), [("y\n", True), ("\n", False), ("", False)])
+def test_the_question_after_ctrl_c(
+    answer: str, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked on a terminal; no answer in time is a no."""
+    monkeypatch.setattr(submit, "QUESTION_S", 0.5)
+    keyboard, terminal = os.openpty()
+    with os.fdopen(terminal) as stdin, os.fdopen(keyboard, "w") as keys:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        keys.write(answer)
+        keys.flush()
+        assert submit._wants_it_stopped() == stops
 
 
 def test_the_option_is_stronger_than_the_environment(

@@ -3,6 +3,7 @@ too small for a run each."""
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,24 @@ def actors(cluster: ByHand) -> list[dict[str, str]]:
     return found
 
 
+def interrupted(cluster: ByHand, folder: Path, *words: str) -> tuple[int, str]:
+    """Exit status and errors of a command that gets a Ctrl-C without a terminal, once it prints."""
+    following = subprocess.Popen(
+        [sys.executable, "-m", "medgpt_ray.cli", *words],
+        cwd=folder,
+        env=cluster.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout
+    following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    _, errors = following.communicate(timeout=120)
+    return following.returncode, errors
+
+
 @pytest.mark.timeout(600)
 def test_a_job_of_ours_stops_with_a_checkpoint(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
@@ -113,6 +132,11 @@ def test_a_job_of_ours_stops_with_a_checkpoint(
         assert time.monotonic() < deadline, told
         time.sleep(1)
     assert f"sft run.yaml -> {tmp_path}/run" in told
+    assert interrupted(cluster, tmp_path, "submit", *address, "--follow", job) == (
+        130,
+        f"{job} goes on: medgpt submit --follow {job}, or --stop {job}\n",
+    )
+    assert "RUNNING" in medgpt(cluster, tmp_path, "submit", *address, "--status", job).stdout
     stopped = medgpt(cluster, tmp_path, "submit", *address, "--stop", job)
     assert stopped.returncode == 130
     assert f"{job}: STOPPED" in stopped.stderr
@@ -138,16 +162,18 @@ def test_the_plan_names_the_node_of_every_role(
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not can_unshare(), reason="needs the right to mount")
-def test_what_a_node_does_not_see_is_told_with_the_exit_status(
+def test_what_nodes_do_not_share_is_told_with_the_exit_status(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
 ) -> None:
     on_two_nodes(tmp_path, tiny_model)
-    words = ("submit", "run.yaml", f"output_dir={cluster.private}/run", "--address", cluster.url)
-    done = medgpt(cluster, tmp_path, *words)
+    changes = (f"output_dir={cluster.private}/run", "sync.backend=shm")
+    done = medgpt(cluster, tmp_path, "submit", "run.yaml", *changes, "--address", cluster.url)
     assert done.returncode == 2
-    (problem,) = [line for line in done.stdout.splitlines() if "output_dir: node" in line]
-    assert "127.0.0.2" in problem
-    assert f"does not see what is written to {cluster.private}" in problem
+    files, memory = done.stdout.splitlines()[-2:]
+    assert files.startswith("output_dir: node second (127.0.0.2, ")
+    assert f"does not see what is written to {cluster.private}: mount one file" in files
+    assert memory.startswith("sync.backend: shm works within one host")
+    assert "second" in memory
     assert "FAILED" in done.stderr
     assert not list(cluster.private.iterdir())
 
