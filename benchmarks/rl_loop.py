@@ -76,7 +76,8 @@ def text(
         "# The loop of reinforcement learning",
         "",
         f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.rl_loop --rounds {rounds} --steps "
-        f"{steps}`, {machine.describe(threads=1)}. Seconds a step of 64 samples, mean over the steps but the first; "
+        f"{steps}`, {machine.describe(threads=1)}. Seconds a step of 64 samples, mean over the "
+        "steps but the first; "
         "in brackets the means of the rounds.",
         "",
         "| max_staleness | step | " + " | ".join(PHASES) + " | outside generate, reward, learn |",
