@@ -158,6 +158,48 @@ def env() -> None:
         typer.echo(f"{name:<13} {value}")
 
 
+@app.command(name="eval")
+def evaluate_model(
+    target: Annotated[str, typer.Argument(help="Run, model directory, or URL of a served model.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME=FILE, shipped or a .yaml file; repeat for several."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Rows for perplexity and token accuracy.")
+    ] = None,
+    stage: Annotated[str, typer.Option(help="Of --data: sft, or pt for plain texts.")] = "sft",
+    max_tokens: MaxTokens = 1024,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Run or model to compare with; none: no comparison. [a run's own base]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Of a URL: run or directory with the model's tokenizer.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Of a URL that serves several: which.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many questions and rows.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Folder. [RUN/evaluation]")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the result's files. [the time]")] = None,
+) -> None:
+    """Measure a model on questions and texts, and what it was trained from beside it."""
+    _known(stage, ["sft", "pt"], "--stage")
+    from medgpt_ray import evaluate as verb
+
+    with _refusals():
+        options = verb.Options(
+            target, task or [], data, stage, max_tokens, base, tokenizer, model, limit, output, name
+        )
+        try:
+            page, file = verb.evaluate(options)
+        except verb.STOPS as stop:
+            print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
+            raise typer.Exit(1) from None
+    typer.echo(f"{page}\nwritten to {file}")
+
+
 @data_app.command()
 def validate(
     paths: Paths,

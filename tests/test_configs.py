@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from medgpt_ray.config.loader import load
-from medgpt_ray.config.presets import FOLDER
+from medgpt_ray.config.presets import FOLDER, presets
 from medgpt_ray.config.supervised import SupervisedData
 
-FILES = sorted(FOLDER.rglob("*.yaml"))
+FILES = [preset.path for preset in presets()]
 
 
 def test_there_are_configurations() -> None:

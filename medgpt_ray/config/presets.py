@@ -23,6 +23,7 @@ def presets() -> list[Preset]:
     return [
         Preset(path.relative_to(FOLDER).with_suffix("").as_posix(), path, _first_comment(path))
         for path in sorted(FOLDER.rglob("*.yaml"))
+        if path.parent != FOLDER / "eval"  # tasks of `medgpt eval`
     ]
 
 

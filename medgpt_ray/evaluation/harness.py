@@ -40,6 +40,8 @@ class Asked:
 
     name: str
     task: Task
+    file: str
+    """Where the questions come from."""
     questions: list[Question]
     prompts: list[str]
     score: Score

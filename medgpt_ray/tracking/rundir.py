@@ -67,6 +67,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.samples = path / "samples"
         self.heldout = path / "heldout"
+        self.evaluation = path / "evaluation"
         self.checkpoints = path / "checkpoints"
         self.logs = path / "logs"
         self.model = path / "model"
@@ -190,11 +191,11 @@ def _describe_lineage(config: RunConfig, data: Mapping[str, Sequence[str]]) -> d
         "parent": parent_run(config.model.path),
         "model": config.model.path,
         "data": [
-            {"use": use, "path": file, "sha256": _sha256(Path(file))}
+            {"use": use, "path": file, "sha256": file_sha256(Path(file))}
             for use, files in data.items()
             for file in files
         ],
-        "code": _code_version(),
+        "code": code_version(),
     }
 
 
@@ -207,12 +208,12 @@ def parent_run(model: str) -> str | None:
     return None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _code_version() -> dict[str, Any]:
+def code_version() -> dict[str, Any]:
     """Version of the package, and the commit where it runs from a git checkout of its own."""
     package = Path(__file__).parent.parent
     installed = [item.version for item in metadata.distributions(name="medgpt-ray")]

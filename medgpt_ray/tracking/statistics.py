@@ -16,26 +16,35 @@ class Interval(NamedTuple):
 
 
 def bootstrap_interval(
-    values: Sequence[float], seed: int = 0, resamples: int = 10_000, level: float = 0.95
+    values: Sequence[float],
+    seed: int = 0,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    weights: Sequence[float] | None = None,
 ) -> Interval:
     """Mean of `values`, one for each prompt, and its confidence interval.
 
-    The prompts are the sample: average several completions of one prompt before. The same seed
-    gives the same interval. ValueError without values, or with one that is not finite.
+    The prompts are the sample: average several completions of one prompt before. With `weights`
+    (tokens of each text, say) every mean is the weighted one. The same seed gives the same
+    interval. ValueError without values, or with one that is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"a bootstrap needs finite values: got {len(values)}, {array}")
+    weight = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weight.shape != array.shape or not (weight > 0).all():
+        raise ValueError(f"a bootstrap needs a positive weight for each value: got {weight}")
     random = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // array.size)
+    draws = (
+        random.integers(array.size, size=(count, array.size))
+        for count in _blocks(resamples, at_once)
+    )
     means = np.concatenate(
-        [
-            array[random.integers(array.size, size=(count, array.size))].mean(axis=1)
-            for count in _blocks(resamples, at_once)
-        ]
+        [(array * weight)[drawn].sum(axis=1) / weight[drawn].sum(axis=1) for drawn in draws]
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(array.mean()), float(low), float(high))
+    return Interval(float(np.average(array, weights=weight)), float(low), float(high))
 
 
 def paired_bootstrap(
@@ -44,6 +53,7 @@ def paired_bootstrap(
     seed: int = 0,
     resamples: int = 10_000,
     level: float = 0.95,
+    weights: Sequence[float] | None = None,
 ) -> Interval:
     """Mean of `after - before` with its interval, where both have the same prompts in order.
 
@@ -52,7 +62,7 @@ def paired_bootstrap(
     if len(before) != len(after):
         raise ValueError(f"not pairs: {len(before)} values before and {len(after)} after")
     difference = np.subtract(after, before, dtype=np.float64)
-    return bootstrap_interval(difference.tolist(), seed, resamples, level)
+    return bootstrap_interval(difference.tolist(), seed, resamples, level, weights)
 
 
 def _blocks(total: int, size: int) -> list[int]:

@@ -1,0 +1,97 @@
+"""Perplexity and token accuracy of a model on a file, by the supervised stages' own data path."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medgpt_ray.config.loader import ConfigError
+from medgpt_ray.config.schema import Model
+from medgpt_ray.config.supervised import Source, SupervisedData
+from medgpt_ray.data.examples import Recipe, Work, render, renderer_of, validation_rows
+from medgpt_ray.data.render import Dropped
+from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.sources import open_source
+from medgpt_ray.evaluation.summary import Measured
+from medgpt_ray.models.likelihood import likelihoods
+from medgpt_ray.models.load import load_frozen
+from medgpt_ray.models.packing import Sequence
+from medgpt_ray.tracking.rundir import file_sha256
+
+MICROBATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The rows of a file as one model's tokens."""
+
+    sequences: list[Sequence]
+    """With the field `trained` [T]: the tokens that count."""
+    path: str
+    """As it was named."""
+    files: list[str]
+    dropped: int
+    """Rows that do not fit into the limit on tokens."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all token ids and of which of them count: what a prompt's hash is for a question."""
+        digest = sha256()
+        for one in self.sequences:
+            ids = np.array([*one.prompt_ids, -1, *one.completion_ids], dtype=np.int64)
+            digest.update(ids.tobytes() + one.fields["trained"].tobytes())
+        return digest.hexdigest()
+
+
+def open_texts(path: str, stage: str, max_tokens: int, tokenizer: Path, limit: int | None) -> Texts:
+    """The first `limit` rows of `path` as `stage` (pt or sft) trains on them.
+
+    Raises `DataError` for files or rows that it cannot take, `ConfigError` where none is left.
+    """
+    source = Source(path=path)
+    recipe = Recipe(stage, SupervisedData(train=[source], max_tokens=max_tokens), str(tokenizer), 0)
+    found = open_source(source, stage)
+    works = [Work(segment, format, 0, 0, 1.0) for segment, format in found.segments]
+    renderer = renderer_of(recipe.tokenizer, recipe.data)
+    sequences: list[Sequence] = []
+    dropped = 0
+    for row, place in islice(validation_rows(works, recipe, everything=True), limit):
+        try:
+            rendered = render(row, renderer)
+        except BadRow as bad:
+            raise DataError([f"{place}: {bad}"]) from None
+        if isinstance(rendered, Dropped):
+            dropped += 1
+            continue
+        sequences += [_sequence(one.ids, one.trained) for one in rendered]
+    if not sequences:
+        raise ConfigError([f"{path}: no row fits into {max_tokens} tokens: raise --max-tokens"])
+    return Texts(sequences, path, found.files, dropped)
+
+
+def _sequence(ids: tuple[int, ...], trained: tuple[bool, ...]) -> Sequence:
+    start = trained.index(True)
+    fields = {"trained": np.array(trained[start:], dtype=np.float32)}
+    return Sequence(ids[:start], ids[start:], fields)
+
+
+def measure_texts(texts: Texts, model: Path, template: str, name: str) -> list[Measured]:
+    """Loads the weights (float32 on a CPU, bfloat16 on a GPU), and lets go of them."""
+    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    network = load_frozen(Model(path=str(model), dtype=dtype)).to(device)
+    found = likelihoods(network, texts.sequences, MICROBATCH_TOKENS)
+    weights = [float(one.tokens) for one in found]
+    facts = {
+        "scoring": f"{dtype}, {sum(one.tokens for one in found):,} tokens",
+        "dropped": texts.dropped,
+        "data": [{"path": file, "sha256": file_sha256(Path(file))} for file in texts.files],
+    }
+    losses = [one.nll / one.tokens for one in found]
+    hits = [one.hits / one.tokens for one in found]
+    return [
+        Measured(name, "perplexity", losses, weights, texts.sha256, template, facts),
+        Measured(name, "token accuracy", hits, weights, texts.sha256, template, facts),
+    ]
