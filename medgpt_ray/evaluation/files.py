@@ -21,7 +21,8 @@ Row = tuple[str, dict[str, Any] | BadRow]
 def open_task(named: str, limit: int | None) -> Asked:
     """The questions of `NAME` or `NAME=FILE`, the first `limit` of them.
 
-    All are checked. Raises `ConfigError` with every problem as `file:line: field: what, the fix`.
+    All are checked. Raises `ConfigError` with every problem as `file:line: field: what, the fix`,
+    `DataError` for a file that cannot be read.
     """
     name, _, given = named.partition("=")
     task, path = load_task(name)

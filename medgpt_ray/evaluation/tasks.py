@@ -64,4 +64,7 @@ def question_file(task: Task, path: Path, given: str | None, name: str) -> str:
     """The file of a task's questions: the one given, or its own. Raises `ConfigError`."""
     if given is None and task.data is None:
         raise ConfigError([f"--task {name}: comes without questions, name a file: {name}=FILE"])
-    return given or str(path.parent / str(task.data))
+    file = given or str(path.parent / str(task.data))
+    if not Path(file).is_file():
+        raise ConfigError([f"{file}: no such file (relative to {Path.cwd()})"])
+    return file

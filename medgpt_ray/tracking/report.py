@@ -48,6 +48,7 @@ def write_report(rundir: RunDirectory) -> Path:
             alarms=alarms[:_ALARMS_SHOWN],
             alarm_count=len(alarms),
             quiet=page.quiet,
+            evaluations=_evaluations(rundir.evaluation),
             **page.values,
         )
     )
@@ -71,6 +72,12 @@ def _templates() -> Environment:
         "drawing": Markup,
     }
     return environment
+
+
+def _evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The results of `medgpt eval`, oldest first."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
+    return sorted(found, key=lambda result: (result["created"], result["name"]))
 
 
 def _files(data: list[dict[str, Any]]) -> dict[str, list[str]]:
