@@ -1,0 +1,228 @@
+"""`medgpt eval` on real parts: vLLM's server, lm-eval, the supervised data path, a run."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from supervised_runs import conversations
+
+from medgpt_ray.config.run import RunConfig
+from medgpt_ray.evaluation import harness, subject
+from medgpt_ray.evaluation.files import open_task
+from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
+from medgpt_ray.models.tiny import write_tiny_model
+from medgpt_ray.tracking.rundir import RunDirectory
+
+QUESTIONS = [
+    {"question": f"Bed {n}: which?", "options": ["iron", "zinc", "opium"], "answer": "ABC"[n % 3]}
+    for n in range(6)
+]
+
+
+def cli(*arguments: str, key: str | None = None) -> tuple[int, str, str]:
+    environment = {**os.environ, **({subject.KEY_VARIABLE: key} if key else {})}
+    done = subprocess.run(
+        [sys.executable, "-m", "medgpt_ray.cli", "eval", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small multiple-choice task of the user's own."""
+    folder = tmp_path_factory.mktemp("task")
+    write_rows(folder / "drugs.jsonl", QUESTIONS)
+    file = folder / "drugs.yaml"
+    file.write_text(
+        "format: choice\ndata: drugs.jsonl\nscoring: likelihood\nprompt: '{question} {options}'\n"
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(tiny_model, 600, tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished run that began from the tiny model and whose model has other weights."""
+    folder = tmp_path_factory.mktemp("run")
+    data = write_rows(folder / "train.jsonl", conversations(8))
+    config: RunConfig = TypeAdapter(RunConfig).validate_python(
+        {
+            "stage": "sft",
+            "output_dir": str(folder / "run"),
+            "model": {"path": str(tiny_model)},
+            "data": {"train": [{"path": str(data)}]},
+        }
+    )
+    made = RunDirectory.create(folder / "run", config, "stage: sft\n", {"train": [str(data)]})
+    write_tiny_model(made.model, seed=1)
+    return made
+
+
+def hf(model: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    return network, AutoTokenizer.from_pretrained(model)
+
+
+def test_the_likeliest_letter_is_that_of_the_model(tiny_model: Path, served: str) -> None:
+    asked = open_task("medical_en", None)
+    endpoint = harness.Endpoint(served, MODEL_NAME, tiny_model, {})
+    replies = harness.ask(endpoint, [asked], 600)["medical_en"]
+    network, tokenizer = hf(tiny_model)
+    for question, prompt, reply in zip(asked.questions, asked.prompts, replies, strict=True):
+        rendered = harness.render(tokenizer, prompt)
+        ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt").input_ids
+        with torch.no_grad():
+            logits = network(ids).logits[0, -1]
+        letters = list(question.options)
+        (best,) = torch.stack(
+            [logits[tokenizer.convert_tokens_to_ids(letter)] for letter in letters]
+        ).argmax(0, keepdim=True)
+        assert reply.prompt == rendered
+        assert reply.text == letters[best]
+        assert reply.score == float(reply.text == question.answer)
+
+
+def test_replies_by_chat_and_by_rendered_prompts_are_the_same(
+    tiny_model: Path, served: str
+) -> None:
+    asked = [open_task("medical_open", 4)]
+    rendered, chat = (
+        harness.ask(harness.Endpoint(served, MODEL_NAME, tokenizer, {}), asked, 600)["medical_open"]
+        for tokenizer in (tiny_model, None)
+    )
+    assert [reply.text for reply in rendered] == [reply.text for reply in chat]
+    assert any(reply.text for reply in chat)
+    assert json.loads(chat[0].prompt)[0]["content"] == asked[0].prompts[0]
+    assert harness.prompt_hash(rendered) != harness.prompt_hash(chat)
+
+
+def test_a_served_model_by_its_url(
+    tiny_model: Path, served: str, task: Path, tmp_path: Path
+) -> None:
+    options = ["--task", str(task), "--tokenizer", str(tiny_model), "--output", str(tmp_path)]
+    status, out, error = cli(served, *options, "--name", "url", "--limit", "5")
+    assert status == 0, error
+    (found,) = json.loads((tmp_path / "url.json").read_text())["metrics"]
+    assert (found["task"], found["metric"], found["n"]) == ("drugs", "accuracy", 5)
+    assert found["chance"] == pytest.approx(1 / 3)
+    assert found["template"].startswith("sha256:")
+    assert (tmp_path / "url.md").read_text() in out
+    samples = [json.loads(line) for line in (tmp_path / "url.samples.jsonl").open()]
+    assert found["value"] == sum(sample["score"] for sample in samples) / 5
+    assert samples[0]["place"].endswith("drugs.jsonl:1")
+
+
+def test_what_a_url_cannot_do_is_refused(served: str, task: Path) -> None:
+    status, _, error = cli(served, "--task", str(task))
+    assert (status, "need the served model's tokenizer" in error) == (2, True)
+    status, _, error = cli(served, "--task", "medical_open", "--model", "other")
+    assert (status, f"serves {MODEL_NAME}: name one by --model" in error) == (2, True)
+    status, _, error = cli("http://127.0.0.1:9", "--task", "medical_open")
+    assert (status, "no OpenAI API answers there" in error) == (2, True)
+
+
+def test_a_request_that_is_refused_ends_the_evaluation(tiny_model: Path, served: str) -> None:
+    endpoint = harness.Endpoint(served, "nobody", tiny_model, {})
+    with pytest.raises(harness.EvaluationFailed, match="404"):
+        harness.ask(endpoint, [open_task("medical_open", 1)], 600)
+
+
+def test_a_run_against_what_it_was_trained_from(
+    run: RunDirectory, tiny_model: Path, task: Path
+) -> None:
+    data = run.path.parent / "train.jsonl"
+    arguments = [str(run.path), "--task", str(task), "--data", str(data), "--name", "after"]
+    status, _, error = cli(*arguments)
+    assert status == 0, error
+    result = json.loads((run.evaluation / "after.json").read_text())
+    assert (result["model"], result["base"]) == (str(run.path), str(tiny_model))
+    perplexity, accuracy, drugs = result["metrics"]
+    assert [one["metric"] for one in (accuracy, drugs)] == ["token accuracy", "accuracy"]
+    assert perplexity["value"] == pytest.approx(reference_perplexity(run.model), rel=1e-4)
+    assert perplexity["base"]["value"] == pytest.approx(reference_perplexity(tiny_model), rel=1e-4)
+    assert perplexity["change"]["value"] == pytest.approx(
+        perplexity["value"] / perplexity["base"]["value"]
+    )
+    assert drugs["base"]["prompt_sha256"] == drugs["prompt_sha256"]
+    assert drugs["change"]["value"] == pytest.approx(drugs["value"] - drugs["base"]["value"])
+    samples = [json.loads(line) for line in (run.evaluation / "after.samples.jsonl").open()]
+    assert [sample["by"] for sample in samples] == ["model"] * 6 + ["base"] * 6
+    report = run.report.read_text()
+    assert "Evaluations" in report
+    assert str(tiny_model) in report
+    status, _, error = cli(*arguments)
+    assert (status, "after.json exists, choose another" in error) == (2, True)
+
+
+def reference_perplexity(model: Path) -> float:
+    """Every conversation alone through transformers, the answer's tokens and its end counted."""
+    network, tokenizer = hf(model)
+    loss, tokens = 0.0, 0
+    for row in conversations(8):
+        question, answer = (turn["value"] for turn in row["conversations"])
+        prompt = f"<|user|>{question}<|end|><|assistant|>"
+        head = tokenizer(prompt, add_special_tokens=False).input_ids
+        tail = tokenizer(f"{answer}<|end|>", add_special_tokens=False).input_ids
+        with torch.no_grad():
+            logits = network(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(tail), reduction="sum")
+        loss, tokens = loss + float(losses), tokens + len(tail)
+    return math.exp(loss / tokens)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--task", "medical"], "no such task"),
+        (["--task", "medical_en", "--task", "medical_en"], "given twice"),
+        (["--data", "none.jsonl"], "none.jsonl: no such file"),
+        (["--base", "none.d"], "none.d: no such model directory"),
+        (["--stage", "dpo"], "--stage: 'dpo' is none of sft, pt"),
+    ],
+)
+def test_bad_input_is_refused(tiny_model: Path, arguments: list[str], problem: str) -> None:
+    status, _, error = cli(str(tiny_model), *arguments)
+    assert (status, problem in error) == (2, True), error
+
+
+def test_a_prompt_that_is_too_long_names_its_question(tiny_model: Path, tmp_path: Path) -> None:
+    row = QUESTIONS[0] | {"question": "Which drug? " * 400}
+    file = write_rows(tmp_path / "long.jsonl", [QUESTIONS[0], row])
+    status, _, error = cli(str(tiny_model), "--task", f"medical_en={file}")
+    assert status == 2
+    assert error.startswith(f"{file}:2: the prompt and its reply take ")
+
+
+def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with (
+        pytest.raises(ServerFailed, match="ended with status"),
+        serve(tmp_path, 100, tmp_path / "log"),
+    ):
+        pass
+    assert (tmp_path / "log").read_text()
