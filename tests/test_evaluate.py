@@ -58,6 +58,15 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def written(task: Path) -> Path:
+    """The same questions, answered in words."""
+    file = task.with_name("written.yaml")
+    text = task.read_text().replace("likelihood", "generation")
+    file.write_text(f"{text}max_completion_tokens: 12\n")
+    return file
+
+
+@pytest.fixture(scope="module")
 def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with serve(tiny_model, 600, tmp_path_factory.mktemp("server") / "log") as url:
         yield url
@@ -108,11 +117,11 @@ def test_the_likeliest_letter_is_that_of_the_model(tiny_model: Path, served: str
 
 
 def test_replies_by_chat_and_by_rendered_prompts_are_the_same(
-    tiny_model: Path, served: str
+    tiny_model: Path, served: str, written: Path
 ) -> None:
-    asked = [open_task("medical_open", 4)]
+    asked = [open_task(str(written), 4)]
     rendered, chat = (
-        harness.ask(harness.Endpoint(served, MODEL_NAME, tokenizer, {}), asked, 600)["medical_open"]
+        harness.ask(harness.Endpoint(served, MODEL_NAME, tokenizer, {}), asked, 600)["written"]
         for tokenizer in (tiny_model, None)
     )
     assert [reply.text for reply in rendered] == [reply.text for reply in chat]
@@ -146,10 +155,12 @@ def test_what_a_url_cannot_do_is_refused(served: str, task: Path) -> None:
     assert (status, "no OpenAI API answers there" in error) == (2, True)
 
 
-def test_a_request_that_is_refused_ends_the_evaluation(tiny_model: Path, served: str) -> None:
+def test_a_request_that_is_refused_ends_the_evaluation(
+    tiny_model: Path, served: str, written: Path
+) -> None:
     endpoint = harness.Endpoint(served, "nobody", tiny_model, {})
     with pytest.raises(harness.EvaluationFailed, match="404"):
-        harness.ask(endpoint, [open_task("medical_open", 1)], 600)
+        harness.ask(endpoint, [open_task(str(written), 1)], 600)
 
 
 def test_a_run_against_what_it_was_trained_from(

@@ -188,7 +188,7 @@ def _replies(asked: Asked, samples: Sequence[Mapping[str, Any]]) -> list[Reply]:
     ):
         prompt, given = sample["arguments"][0][0], sample["filtered_resps"]
         text = given[0] if asked.task.scoring == "generation" else _likeliest(question, given)
-        shown = prompt if isinstance(prompt, str) else prompt.prompt
+        shown = prompt if isinstance(prompt, str) else prompt[0]  # chat messages as JSON
         replies.append(Reply(question.place, shown, text, sample["score"]))
     return replies
 
