@@ -3,6 +3,7 @@ the same ones, the model that it came from: what was learned, and what was forgo
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -166,6 +167,7 @@ def measure(plan: Plan, model: Subject, log: Path) -> tuple[list[Measured], dict
     found = []
     if plan.texts:
         assert model.directory
+        print(f"{model.shown}: perplexity of {plan.texts[model.shown].path}", file=sys.stderr)
         name = Path(plan.texts[model.shown].path).stem
         found += measure_texts(plan.texts[model.shown], model.directory, model.template, name)
     if not plan.asked:
@@ -175,8 +177,9 @@ def measure(plan: Plan, model: Subject, log: Path) -> tuple[list[Measured], dict
         replies = harness.ask(model.endpoint, plan.asked, context)
     else:
         assert model.directory
-        with serve(model.directory, context, log) as url:
-            endpoint = Endpoint(url, MODEL_NAME, model.directory, {})
+        print(f"{model.shown}: starting vLLM's server (log: {log})", file=sys.stderr)
+        with serve(model.directory, context, log) as (url, key):
+            endpoint = Endpoint(url, MODEL_NAME, model.directory, key)
             replies = harness.ask(endpoint, plan.asked, context)
     found += [_measured(one, replies[one.name], model) for one in plan.asked]
     return found, replies

@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pydantic import TypeAdapter
 from supervised_runs import conversations
 
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.evaluation import harness, subject
+from medgpt_ray.evaluation import harness
 from medgpt_ray.evaluation.files import open_task
 from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
 from medgpt_ray.models.tiny import write_tiny_model
@@ -27,8 +29,16 @@ QUESTIONS = [
 ]
 
 
-def cli(*arguments: str, key: str | None = None) -> tuple[int, str, str]:
-    environment = {**os.environ, **({subject.KEY_VARIABLE: key} if key else {})}
+Served = tuple[str, str]
+"""Address and key."""
+
+
+def endpoint_of(served: Served, tokenizer: Path | None) -> harness.Endpoint:
+    return harness.Endpoint(served[0], MODEL_NAME, tokenizer, served[1])
+
+
+def cli(*arguments: str, key: str = "") -> tuple[int, str, str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDGPT_API_KEY": key}
     done = subprocess.run(
         [sys.executable, "-m", "medgpt_ray.cli", "eval", *arguments],
         capture_output=True,
@@ -67,9 +77,21 @@ def written(task: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(tiny_model, 600, tmp_path_factory.mktemp("server") / "log") as url:
-        yield url
+def chatty(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a header that ends in text: it repeats the last token that it reads, and
+    special tokens would be left out of its replies."""
+    copy = shutil.copytree(tiny_model, tmp_path_factory.mktemp("chatty") / "model")
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|assistant|>'", "<|assistant|>dose'"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def served(chatty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with serve(chatty, 600, tmp_path_factory.mktemp("server") / "log") as address:
+            yield address
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +119,11 @@ def hf(model: Path) -> tuple[Any, Any]:
     return network, AutoTokenizer.from_pretrained(model)
 
 
-def test_the_likeliest_letter_is_that_of_the_model(tiny_model: Path, served: str) -> None:
+def test_the_likeliest_letter_is_that_of_the_model(chatty: Path, served: Served) -> None:
     asked = open_task("medical_en", None)
-    endpoint = harness.Endpoint(served, MODEL_NAME, tiny_model, {})
+    endpoint = endpoint_of(served, chatty)
     replies = harness.ask(endpoint, [asked], 600)["medical_en"]
-    network, tokenizer = hf(tiny_model)
+    network, tokenizer = hf(chatty)
     for question, prompt, reply in zip(asked.questions, asked.prompts, replies, strict=True):
         rendered = harness.render(tokenizer, prompt)
         ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt").input_ids
@@ -117,12 +139,12 @@ def test_the_likeliest_letter_is_that_of_the_model(tiny_model: Path, served: str
 
 
 def test_replies_by_chat_and_by_rendered_prompts_are_the_same(
-    tiny_model: Path, served: str, written: Path
+    chatty: Path, served: Served, written: Path
 ) -> None:
     asked = [open_task(str(written), 4)]
     rendered, chat = (
-        harness.ask(harness.Endpoint(served, MODEL_NAME, tokenizer, {}), asked, 600)["written"]
-        for tokenizer in (tiny_model, None)
+        harness.ask(endpoint_of(served, tokenizer), asked, 600)["written"]
+        for tokenizer in (chatty, None)
     )
     assert [reply.text for reply in rendered] == [reply.text for reply in chat]
     assert any(reply.text for reply in chat)
@@ -131,10 +153,11 @@ def test_replies_by_chat_and_by_rendered_prompts_are_the_same(
 
 
 def test_a_served_model_by_its_url(
-    tiny_model: Path, served: str, task: Path, tmp_path: Path
+    chatty: Path, served: Served, task: Path, tmp_path: Path
 ) -> None:
-    options = ["--task", str(task), "--tokenizer", str(tiny_model), "--output", str(tmp_path)]
-    status, out, error = cli(served, *options, "--name", "url", "--limit", "5")
+    options = ["--task", str(task), "--tokenizer", str(chatty), "--output", str(tmp_path)]
+    url, key = served
+    status, out, error = cli(url, *options, "--name", "url", "--limit", "5", key=key)
     assert status == 0, error
     (found,) = json.loads((tmp_path / "url.json").read_text())["metrics"]
     assert (found["task"], found["metric"], found["n"]) == ("drugs", "accuracy", 5)
@@ -146,19 +169,22 @@ def test_a_served_model_by_its_url(
     assert samples[0]["place"].endswith("drugs.jsonl:1")
 
 
-def test_what_a_url_cannot_do_is_refused(served: str, task: Path) -> None:
-    status, _, error = cli(served, "--task", str(task))
+def test_what_a_url_cannot_do_is_refused(served: Served, task: Path) -> None:
+    url, key = served
+    status, _, error = cli(url, "--task", str(task), key=key)
     assert (status, "need the served model's tokenizer" in error) == (2, True)
-    status, _, error = cli(served, "--task", "medical_open", "--model", "other")
+    status, _, error = cli(url, "--task", "medical_open", "--model", "other", key=key)
     assert (status, f"serves {MODEL_NAME}: name one by --model" in error) == (2, True)
+    status, _, error = cli(url, "--task", "medical_open", key="wrong")
+    assert (status, "status 401: is MEDGPT_API_KEY set to its key?" in error) == (2, True)
     status, _, error = cli("http://127.0.0.1:9", "--task", "medical_open")
     assert (status, "no OpenAI API answers there" in error) == (2, True)
 
 
 def test_a_request_that_is_refused_ends_the_evaluation(
-    tiny_model: Path, served: str, written: Path
+    chatty: Path, served: Served, written: Path
 ) -> None:
-    endpoint = harness.Endpoint(served, "nobody", tiny_model, {})
+    endpoint = replace(endpoint_of(served, chatty), model="nobody")
     with pytest.raises(harness.EvaluationFailed, match="404"):
         harness.ask(endpoint, [open_task(str(written), 1)], 600)
 

@@ -31,7 +31,11 @@ class Endpoint:
     """Ends in /v1."""
     model: str
     tokenizer: Path | None
-    headers: Mapping[str, str]
+    key: str | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,10 +22,11 @@ class ServerFailed(RuntimeError):
 
 
 @contextmanager
-def serve(directory: Path, max_model_len: int, log: Path) -> Iterator[str]:
-    """Yields the server's address, such as http://127.0.0.1:40123/v1; it knows one model,
-    `MODEL_NAME`. Raises `ServerFailed`; the server ends with the block.
+def serve(directory: Path, max_model_len: int, log: Path) -> Iterator[tuple[str, str]]:
+    """Yields the server's address, such as http://127.0.0.1:40123/v1, and the key that it wants; it
+    knows one model, `MODEL_NAME`. Raises `ServerFailed`; the server ends with the block.
     """
+    key = secrets.token_urlsafe()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,12 +43,12 @@ def serve(directory: Path, max_model_len: int, log: Path) -> Iterator[str]:
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment() | {"VLLM_API_KEY": key},
             start_new_session=True,
         )
         try:
             _wait_until_up(process, port, log)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield f"http://127.0.0.1:{port}/v1", key
         finally:
             _stop(process)
 

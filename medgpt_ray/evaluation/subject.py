@@ -4,7 +4,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -77,31 +77,31 @@ def open_url(url: str, tokenizer: str | None, served_model: str | None) -> Subje
     """A served model. Raises `ConfigError` where nobody answers there or the model is not told."""
     address = url.rstrip("/")
     address = address if address.endswith("/v1") else f"{address}/v1"
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    models = {one["id"]: one for one in _models(address, headers)}
+    local = open_model(tokenizer) if tokenizer else None
+    directory = local.directory if local else None
+    endpoint = Endpoint(address, served_model or "", directory, os.environ.get(KEY_VARIABLE))
+    models = {one["id"]: one for one in _models(endpoint)}
     name = served_model or next(iter(models), "")
     if name not in models or (served_model is None and len(models) > 1):
         raise ConfigError([f"{url}: serves {', '.join(models) or 'nothing'}: name one by --model"])
-    local = open_model(tokenizer) if tokenizer else None
-    directory = local.directory if local else None
     return Subject(
         f"{name} at {address}",
         directory,
         local.tokenizer if local else None,
         models[name].get("max_model_len"),
-        Endpoint(address, name, directory, headers),
+        replace(endpoint, model=name),
     )
 
 
-def _models(address: str, headers: dict[str, str]) -> list[dict[str, Any]]:
-    request = urllib.request.Request(f"{address}/models", headers=headers)
+def _models(endpoint: Endpoint) -> list[dict[str, Any]]:
+    address = f"{endpoint.url}/models"
+    request = urllib.request.Request(address, headers=endpoint.headers)
     try:
         with urllib.request.urlopen(request, timeout=LIST_MODELS_S) as answer:
             models: list[dict[str, Any]] = json.load(answer)["data"]
             return models
     except urllib.error.HTTPError as error:
         hint = f": is {KEY_VARIABLE} set to its key?" if error.code in (401, 403) else ""
-        raise ConfigError([f"{address}/models: status {error.code}{hint}"]) from None
+        raise ConfigError([f"{address}: status {error.code}{hint}"]) from None
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError([f"{address}/models: no OpenAI API answers there: {error}"]) from None
+        raise ConfigError([f"{address}: no OpenAI API answers there: {error}"]) from None

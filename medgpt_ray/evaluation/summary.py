@@ -7,6 +7,7 @@ a change is that of the same questions, so its interval is paired.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from medgpt_ray.tracking.statistics import Interval, bootstrap_interval, paired_bootstrap
@@ -99,7 +100,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         [
             one["task"],
             one["scoring"],
-            "; ".join(f"{file['path']} {_short(file['sha256'])}" for file in one["data"]),
+            "; ".join(
+                f"{Path(file['path']).name} {_short(file['sha256'])}" for file in one["data"]
+            ),
             _short(one["prompt_sha256"]),
             _short(one["template"]),
         ]
