@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Endpoint:
     """Ends in /v1."""
     model: str
     tokenizer: Path | None
-    key: str | None
+    key: str | None = field(repr=False)
 
     @property
     def headers(self) -> dict[str, str]:
