@@ -48,7 +48,7 @@ def write_report(rundir: RunDirectory) -> Path:
             alarms=alarms[:_ALARMS_SHOWN],
             alarm_count=len(alarms),
             quiet=page.quiet,
-            evaluations=_evaluations(rundir.evaluation),
+            evaluation_results=_evaluations(rundir.evaluation),
             **page.values,
         )
     )

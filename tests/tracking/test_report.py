@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -252,3 +253,30 @@ def test_the_head_names_the_run_that_it_goes_on_from(rundir: RunDirectory) -> No
 
 def test_a_report_can_be_written_again(rundir: RunDirectory) -> None:
     assert write_report(rundir).read_bytes() == write_report(rundir).read_bytes()
+
+
+def test_evaluations_are_shown_with_their_change(rundir: RunDirectory) -> None:
+    number = {"value": 0.4, "low": 0.3, "high": 0.5}
+    hashes = {"prompt_sha256": "a" * 64, "template": f"sha256:{'b' * 64}"}
+    one = {
+        "task": "medical_<en>",
+        "metric": "accuracy",
+        "n": 28,
+        "chance": 0.25,
+        **number,
+        **hashes,
+        "base": {"value": 0.6, "low": 0.5, "high": 0.7, **hashes},
+        "change": {"value": -0.2, "low": -0.3, "high": -0.1},
+        "verdict": "worse",
+    }
+    result = {"name": "first", "created": "2026-01-01", "model": "runs/a", "base": "models/b"}
+    rundir.evaluation.mkdir()
+    file = rundir.evaluation / "first.json"
+    file.write_text(json.dumps(result | {"metrics": [one]}))
+    words = page(rundir).words
+    assert "first 2026-01-01, runs/a against models/b" in words
+    assert "medical_<en> accuracy (chance 0.25) 28 0.600 0.500 to 0.700 0.400" in words
+    assert "-0.200 -0.300 to -0.100 worse aaaaaaaaaaaa, bbbbbbbbbbbb" in words
+    alone = {key: value for key, value in one.items() if key not in ("base", "change", "verdict")}
+    file.write_text(json.dumps(result | {"base": None, "metrics": [alone]}))
+    assert "worse" not in page(rundir).words

@@ -56,3 +56,24 @@ def test_what_has_no_interval_is_refused(values: list[float]) -> None:
 def test_unequal_lengths_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="2 values before and 1 after"):
         paired_bootstrap([1.0, 2.0], [1.0])
+
+
+def test_weights_count_like_repeated_values() -> None:
+    values, weights = [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]
+    mean, low, high = bootstrap_interval(values, weights=weights)
+    assert mean == pytest.approx(8 / 6)
+    assert (low, high) == (0.0, 2.0)
+    assert bootstrap_interval(values, weights=[5.0] * 3) == bootstrap_interval(values)
+
+
+def test_a_heavy_value_widens_the_weighted_interval() -> None:
+    values = [0.0, 1.0] * 50
+    equal = bootstrap_interval(values)
+    skewed = bootstrap_interval(values, weights=[1.0, 1.0] * 49 + [1.0, 80.0])
+    assert skewed.high - skewed.low > 1.5 * (equal.high - equal.low)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0]])
+def test_weights_must_fit(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="positive weight for each value"):
+        bootstrap_interval([1.0, 2.0], weights=weights)
