@@ -5,6 +5,7 @@ the same ones, the model that it came from: what was learned, and what was forgo
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,6 +194,7 @@ def _measured(asked: Asked, replies: Sequence[Reply], model: Subject) -> Measure
     if asked.task.scoring == "likelihood":
         chances = [1 / len(question.options) for question in asked.questions]
         facts["chance"] = sum(chances) / len(chances)
+        facts["chosen"] = dict(sorted(Counter(reply.text for reply in replies).items()))
     return Measured(
         asked.name,
         "rubric score" if asked.task.format == "open" else "accuracy",

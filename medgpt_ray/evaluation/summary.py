@@ -31,7 +31,8 @@ class Measured:
     template: str
     """`sha256:...` of the chat template, `none`, or `the server's`, which is not seen here."""
     facts: Mapping[str, Any]
-    """How it was measured: scoring, data files with their hashes, chance, dropped rows."""
+    """How it was measured: scoring, data files with their hashes; of likelihoods the accuracy of
+    chance and how often each letter was chosen; of texts the rows dropped."""
 
 
 def entry(model: Measured, base: Measured | None) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     sources = [
         [
             one["task"],
-            one["scoring"],
+            one["scoring"] + _chosen(one.get("chosen", {})),
             "; ".join(
                 f"{Path(file['path']).name} {_short(file['sha256'])}" for file in one["data"]
             ),
@@ -139,6 +140,11 @@ def shown_change(one: Mapping[str, Any]) -> str:
     if one["metric"] == "perplexity":
         return f"× {shown(change)}"
     return f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+
+
+def _chosen(letters: Mapping[str, int]) -> str:
+    """What tells a model that knows from one that always says A."""
+    return f", chose {', '.join(f'{n}× {letter}' for letter, n in letters.items())}" * bool(letters)
 
 
 def _short(digest: str) -> str:

@@ -64,7 +64,7 @@ def test_other_tokens_are_not_compared() -> None:
 
 
 def test_the_page_has_a_row_for_each_number() -> None:
-    facts = DATA | {"chance": 0.25}
+    facts = DATA | {"chance": 0.25, "chosen": {"A": 2}}
     both = measured("accuracy", [1.0, 0.0], facts=facts), measured("accuracy", [0.0, 0.0])
     result = {
         "name": "first",
@@ -77,6 +77,9 @@ def test_the_page_has_a_row_for_each_number() -> None:
     page = markdown(result)
     assert "| exam | accuracy (chance 0.25) | 2 | 0.000 [0.000, 0.000] | 0.500 [" in page
     assert "| +0.500 [+0.000, +1.000] | no clear change |" in page
-    assert "| exam | likelihood | exam.jsonl ffffffffffff | aaaaaaaaaaaa | bbbbbbbbbbbb |" in page
+    assert (
+        "| exam | likelihood, chose 2× A | exam.jsonl ffffffffffff | aaaaaaaaaaaa | bbbbbbbbbbbb |"
+        in page
+    )
     alone = markdown(result | {"base": None, "metrics": [entry(both[0], None)]})
     assert "change" not in alone.partition("In brackets")[0]
