@@ -84,14 +84,17 @@ def check(options: Options) -> Plan:
 
 
 def _check_endpoint(options: Options, model: Subject, asked: Sequence[Asked]) -> None:
-    needing = [one.name for one in asked if one.task.scoring == "likelihood"]
+    if model.tokenizer is not None:
+        return
+    needing = [f"--task {one.name}" for one in asked if one.task.scoring == "likelihood"]
     if options.data:
-        raise ConfigError(["--data: needs the weights: name the run or the model, not a URL"])
-    if needing and model.tokenizer is None:
+        needing.append(f"--data {options.data}")
+    if needing:
         raise ConfigError(
             [
-                f"--task {', '.join(needing)}: likelihoods need the served model's tokenizer: name "
-                "its directory by --tokenizer, or take tasks with `scoring: generation`"
+                f"{each}: needs the served model's tokenizer: name its directory by --tokenizer "
+                "(only tasks with `scoring: generation` do without)"
+                for each in needing
             ]
         )
 
@@ -108,9 +111,17 @@ def _base(options: Options) -> Subject | None:
 def _texts(options: Options, model: Subject) -> Texts:
     assert options.data
     assert model.directory
-    return open_texts(
+    texts = open_texts(
         options.data, options.stage, options.max_tokens, model.directory, options.limit
     )
+    if model.context and texts.longest >= model.context:
+        raise ConfigError(
+            [
+                f"{options.data}: a row takes {texts.longest} tokens, and {model.shown} has a "
+                f"context of {model.context}: lower --max-tokens"
+            ]
+        )
+    return texts
 
 
 def _context(model: Subject, asked: Sequence[Asked]) -> int:
@@ -167,10 +178,9 @@ def measure(plan: Plan, model: Subject, log: Path) -> tuple[list[Measured], dict
     """All numbers of one model, and its replies by task."""
     found = []
     if plan.texts:
-        assert model.directory
-        print(f"{model.shown}: perplexity of {plan.texts[model.shown].path}", file=sys.stderr)
-        name = Path(plan.texts[model.shown].path).stem
-        found += measure_texts(plan.texts[model.shown], model.directory, model.template, name)
+        texts = plan.texts[model.shown]
+        print(f"{model.shown}: perplexity of {texts.path}", file=sys.stderr)
+        found += measure_texts(texts, model)
     if not plan.asked:
         return found, {}
     context = plan.context[model.shown]

@@ -17,9 +17,10 @@ from pydantic import TypeAdapter
 from supervised_runs import conversations
 
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.evaluation import harness
+from medgpt_ray.evaluation import harness, subject
 from medgpt_ray.evaluation.files import open_task
 from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
+from medgpt_ray.evaluation.texts import measure_texts, open_texts
 from medgpt_ray.models.tiny import write_tiny_model
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -169,10 +170,27 @@ def test_a_served_model_by_its_url(
     assert samples[0]["place"].endswith("drugs.jsonl:1")
 
 
+def test_served_and_own_likelihoods_agree(chatty: Path, served: Served, tmp_path: Path) -> None:
+    """With gaps in what counts: two answers in a row's conversation."""
+    turns = [turn for row in conversations(2) for turn in row["conversations"]]
+    file = write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}, *conversations(3)])
+    texts = open_texts(str(file), "sft", 300, chatty, None)
+    own, by_server = (
+        measure_texts(texts, model)
+        for model in (
+            subject.open_model(str(chatty)),
+            replace(subject.open_model(str(chatty)), endpoint=endpoint_of(served, chatty)),
+        )
+    )
+    assert by_server[0].weights == own[0].weights
+    assert by_server[0].values == pytest.approx(own[0].values, rel=1e-4)
+    assert by_server[1].values == own[1].values
+
+
 def test_what_a_url_cannot_do_is_refused(served: Served, task: Path) -> None:
     url, key = served
     status, _, error = cli(url, "--task", str(task), key=key)
-    assert (status, "need the served model's tokenizer" in error) == (2, True)
+    assert (status, "--task drugs: needs the served model's tokenizer" in error) == (2, True)
     status, _, error = cli(url, "--task", "medical_open", "--model", "other", key=key)
     assert (status, f"serves {MODEL_NAME}: name one by --model" in error) == (2, True)
     status, _, error = cli(url, "--task", "medical_open", key="wrong")

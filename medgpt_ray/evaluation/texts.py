@@ -15,8 +15,10 @@ from medgpt_ray.data.examples import Recipe, Work, render, renderer_of, validati
 from medgpt_ray.data.render import Dropped
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.data.sources import open_source
+from medgpt_ray.evaluation import served
+from medgpt_ray.evaluation.subject import Subject
 from medgpt_ray.evaluation.summary import Measured
-from medgpt_ray.models.likelihood import likelihoods
+from medgpt_ray.models.likelihood import Likelihood, likelihoods
 from medgpt_ray.models.load import load_frozen
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.tracking.rundir import file_sha256
@@ -35,6 +37,11 @@ class Texts:
     files: list[str]
     dropped: int
     """Rows that do not fit into the limit on tokens."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(one.prompt_ids) + len(one.completion_ids) for one in self.sequences)
 
     @property
     def sha256(self) -> str:
@@ -78,20 +85,31 @@ def _sequence(ids: tuple[int, ...], trained: tuple[bool, ...]) -> Sequence:
     return Sequence(ids[:start], ids[start:], fields)
 
 
-def measure_texts(texts: Texts, model: Path, template: str, name: str) -> list[Measured]:
-    """Loads the weights (float32 on a CPU, bfloat16 on a GPU), and lets go of them."""
-    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    network = load_frozen(Model(path=str(model), dtype=dtype)).to(device)
-    found = likelihoods(network, texts.sequences, MICROBATCH_TOKENS)
+def measure_texts(texts: Texts, model: Subject) -> list[Measured]:
+    """Perplexity and token accuracy, by the weights or, where they are served, by the server."""
+    if model.endpoint is None:
+        assert model.directory
+        found, by = _by_weights(texts, model.directory)
+    else:
+        found, by = served.likelihoods(model.endpoint, texts.sequences), "served"
     weights = [float(one.tokens) for one in found]
     facts = {
-        "scoring": f"{dtype}, {sum(one.tokens for one in found):,} tokens",
+        "scoring": f"{by}, {sum(one.tokens for one in found):,} tokens",
         "dropped": texts.dropped,
         "data": [{"path": file, "sha256": file_sha256(Path(file))} for file in texts.files],
     }
+    common = weights, texts.sha256, model.template, facts
+    name = Path(texts.path).stem
     losses = [one.nll / one.tokens for one in found]
     hits = [one.hits / one.tokens for one in found]
     return [
-        Measured(name, "perplexity", losses, weights, texts.sha256, template, facts),
-        Measured(name, "token accuracy", hits, weights, texts.sha256, template, facts),
+        Measured(name, "perplexity", losses, *common),
+        Measured(name, "token accuracy", hits, *common),
     ]
+
+
+def _by_weights(texts: Texts, directory: Path) -> tuple[list[Likelihood], str]:
+    """In float32 on a CPU, bfloat16 on a GPU; the weights are let go of afterwards."""
+    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    network = load_frozen(Model(path=str(directory), dtype=dtype)).to(device)
+    return likelihoods(network, texts.sequences, MICROBATCH_TOKENS), dtype
