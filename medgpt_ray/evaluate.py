@@ -65,11 +65,11 @@ class Plan:
 
 
 def check(options: Options) -> Plan:
-    """Raises `ConfigError` or `DataError` with all that is wrong."""
+    """Raises `ConfigError` or `DataError` where something cannot be done."""
     names = options.tasks or ([] if options.data else DEFAULT)
     asked = [open_task(name, options.limit) for name in names]
-    twice = sorted({one.name for one in asked if [o.name for o in asked].count(one.name) > 1})
-    if twice:
+    counts = Counter(one.name for one in asked)
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise ConfigError([f"--task {name}: given twice, keep one" for name in twice])
     if subject.is_url(options.target):
         model = subject.open_url(options.target, options.tokenizer, options.served_model)

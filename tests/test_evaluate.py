@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 from pydantic import TypeAdapter
 from supervised_runs import conversations
 
+from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.config.run import RunConfig
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.evaluate import Options, check
 from medgpt_ray.evaluation import harness, subject
 from medgpt_ray.evaluation.files import open_task
 from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
@@ -49,6 +52,15 @@ def cli(*arguments: str, key: str = "") -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def refused(target: str, **changes: Any) -> list[str]:
+    """What is wrong with these options."""
+    nothing = dict.fromkeys(field.name for field in fields(Options))
+    options = nothing | {"tasks": [], "stage": "sft", "max_tokens": 1024} | changes
+    with pytest.raises((ConfigError, DataError)) as caught:
+        check(Options(**options | {"target": target}))
+    return caught.value.problems
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -187,16 +199,23 @@ def test_served_and_own_likelihoods_agree(chatty: Path, served: Served, tmp_path
     assert by_server[1].values == own[1].values
 
 
-def test_what_a_url_cannot_do_is_refused(served: Served, task: Path) -> None:
+def test_what_a_url_cannot_do_is_refused(
+    served: Served, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, key = served
-    status, _, error = cli(url, "--task", str(task), key=key)
-    assert (status, "--task drugs: needs the served model's tokenizer" in error) == (2, True)
-    status, _, error = cli(url, "--task", "medical_open", "--model", "other", key=key)
-    assert (status, f"serves {MODEL_NAME}: name one by --model" in error) == (2, True)
-    status, _, error = cli(url, "--task", "medical_open", key="wrong")
-    assert (status, "status 401: is MEDGPT_API_KEY set to its key?" in error) == (2, True)
-    status, _, error = cli("http://127.0.0.1:9", "--task", "medical_open")
-    assert (status, "no OpenAI API answers there" in error) == (2, True)
+    monkeypatch.setenv("MEDGPT_API_KEY", key)
+    (problem,) = refused(url, tasks=[str(task)])
+    assert problem.startswith("--task drugs: needs the served model's tokenizer")
+    (problem,) = refused(url, tasks=["medical_open"], data="rows.jsonl")
+    assert problem.startswith("--data rows.jsonl: needs the served model's tokenizer")
+    assert refused(url, tasks=["medical_open"], served_model="other") == [
+        f"{url}: serves {MODEL_NAME}: name one by --model"
+    ]
+    monkeypatch.setenv("MEDGPT_API_KEY", "wrong")
+    (problem,) = refused(url, tasks=["medical_open"])
+    assert problem.endswith("status 401: is MEDGPT_API_KEY set to its key?")
+    (problem,) = refused("http://127.0.0.1:9", tasks=["medical_open"])
+    assert "no OpenAI API answers there" in problem
 
 
 def test_a_request_that_is_refused_ends_the_evaluation(
@@ -251,26 +270,45 @@ def reference_perplexity(model: Path) -> float:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "problem"),
+    ("changes", "problem"),
     [
-        (["--task", "medical"], "no such task"),
-        (["--task", "medical_en", "--task", "medical_en"], "given twice"),
-        (["--data", "none.jsonl"], "none.jsonl: no such file"),
-        (["--base", "none.d"], "none.d: no such model directory"),
-        (["--stage", "dpo"], "--stage: 'dpo' is none of sft, pt"),
+        ({"tasks": ["medical"]}, "no such task"),
+        ({"tasks": ["medical_en", "medical_en"]}, "--task medical_en: given twice"),
+        ({"data": "none.jsonl"}, "none.jsonl: no such file"),
+        ({"base": "none.d"}, "none.d: no such model directory"),
     ],
 )
-def test_bad_input_is_refused(tiny_model: Path, arguments: list[str], problem: str) -> None:
-    status, _, error = cli(str(tiny_model), *arguments)
-    assert (status, problem in error) == (2, True), error
+def test_bad_input_is_refused(tiny_model: Path, changes: dict[str, Any], problem: str) -> None:
+    assert problem in refused(str(tiny_model), **changes)[0]
 
 
-def test_a_prompt_that_is_too_long_names_its_question(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_base_that_had_an_adapter_must_be_named(run: RunDirectory, tmp_path: Path) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("adapter:", "adapter: some/adapter"))
+    assert "name it with --base" in refused(str(copy))[0]
+
+
+def test_what_is_too_long_is_named(tiny_model: Path, tmp_path: Path) -> None:
     row = QUESTIONS[0] | {"question": "Which drug? " * 400}
     file = write_rows(tmp_path / "long.jsonl", [QUESTIONS[0], row])
-    status, _, error = cli(str(tiny_model), "--task", f"medical_en={file}")
-    assert status == 2
-    assert error.startswith(f"{file}:2: the prompt and its reply take ")
+    (problem,) = refused(str(tiny_model), tasks=[f"medical_en={file}"])
+    assert problem.startswith(f"{file}:2: the prompt and its reply take ")
+    turns = [{"from": "human", "value": "dose? " * 600}, {"from": "gpt", "value": "5 mg"}]
+    rows = write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}])
+    (problem,) = refused(str(tiny_model), data=str(rows), max_tokens=100)
+    assert problem == f"{rows}: no row fits into 100 tokens: raise --max-tokens"
+    (problem,) = refused(str(tiny_model), data=str(rows), max_tokens=4000)
+    assert "has a context of 1024: lower --max-tokens" in problem
+
+
+def test_the_command_refuses_with_status_2(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "exam.jsonl", [QUESTIONS[0] | {"answer": "D"}])
+    status, out, error = cli(str(tiny_model), "--task", f"medical_en={file}")
+    assert (status, out) == (2, "")
+    assert error == f"{file}:1: answer: 'D' is outside the options, which are A, B, C\n"
+    status, _, error = cli(str(tiny_model), "--stage", "dpo")
+    assert (status, error) == (2, "--stage: 'dpo' is none of sft, pt\n")
 
 
 def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
