@@ -165,20 +165,28 @@ def test_replies_by_chat_and_by_rendered_prompts_are_the_same(
     assert harness.prompt_hash(rendered) != harness.prompt_hash(chat)
 
 
-def test_a_served_model_by_its_url(
-    chatty: Path, served: Served, task: Path, tmp_path: Path
+def test_a_served_model_against_a_local_one(
+    chatty: Path, tiny_model: Path, served: Served, task: Path, tmp_path: Path
 ) -> None:
-    options = ["--task", str(task), "--tokenizer", str(chatty), "--output", str(tmp_path)]
+    """The other one gets a server of its own; their templates differ, so do their prompts."""
     url, key = served
-    status, out, error = cli(url, *options, "--name", "url", "--limit", "5", key=key)
+    options = ["--task", str(task), "--tokenizer", str(chatty), "--base", str(tiny_model)]
+    named = ["--output", str(tmp_path), "--name", "url", "--limit", "5"]
+    status, out, error = cli(url, *options, *named, key=key)
     assert status == 0, error
-    (found,) = json.loads((tmp_path / "url.json").read_text())["metrics"]
+    result = json.loads((tmp_path / "url.json").read_text())
+    assert (result["model"], result["base"]) == (f"{MODEL_NAME} at {url}", str(tiny_model))
+    (found,) = result["metrics"]
     assert (found["task"], found["metric"], found["n"]) == ("drugs", "accuracy", 5)
     assert found["chance"] == pytest.approx(1 / 3)
+    assert found["change"]["value"] == pytest.approx(found["value"] - found["base"]["value"])
     assert found["template"].startswith("sha256:")
+    assert found["template"] != found["base"]["template"]
+    assert found["prompt_sha256"] != found["base"]["prompt_sha256"]
     assert (tmp_path / "url.md").read_text() in out
     samples = [json.loads(line) for line in (tmp_path / "url.samples.jsonl").open()]
-    assert found["value"] == sum(sample["score"] for sample in samples) / 5
+    assert [sample["by"] for sample in samples] == ["model"] * 5 + ["base"] * 5
+    assert found["value"] == sum(sample["score"] for sample in samples[:5]) / 5
     assert samples[0]["place"].endswith("drugs.jsonl:1")
 
 
@@ -226,26 +234,21 @@ def test_a_request_that_is_refused_ends_the_evaluation(
         harness.ask(endpoint, [open_task(str(written), 1)], 600)
 
 
-def test_a_run_against_what_it_was_trained_from(
-    run: RunDirectory, tiny_model: Path, task: Path
-) -> None:
+def test_a_run_against_what_it_was_trained_from(run: RunDirectory, tiny_model: Path) -> None:
     data = run.path.parent / "train.jsonl"
-    arguments = [str(run.path), "--task", str(task), "--data", str(data), "--name", "after"]
+    arguments = [str(run.path), "--data", str(data), "--name", "after"]
     status, _, error = cli(*arguments)
     assert status == 0, error
     result = json.loads((run.evaluation / "after.json").read_text())
     assert (result["model"], result["base"]) == (str(run.path), str(tiny_model))
-    perplexity, accuracy, drugs = result["metrics"]
-    assert [one["metric"] for one in (accuracy, drugs)] == ["token accuracy", "accuracy"]
+    perplexity, accuracy = result["metrics"]
+    assert (perplexity["n"], accuracy["metric"]) == (8, "token accuracy")
     assert perplexity["value"] == pytest.approx(reference_perplexity(run.model), rel=1e-4)
     assert perplexity["base"]["value"] == pytest.approx(reference_perplexity(tiny_model), rel=1e-4)
     assert perplexity["change"]["value"] == pytest.approx(
         perplexity["value"] / perplexity["base"]["value"]
     )
-    assert drugs["base"]["prompt_sha256"] == drugs["prompt_sha256"]
-    assert drugs["change"]["value"] == pytest.approx(drugs["value"] - drugs["base"]["value"])
-    samples = [json.loads(line) for line in (run.evaluation / "after.samples.jsonl").open()]
-    assert [sample["by"] for sample in samples] == ["model"] * 6 + ["base"] * 6
+    assert perplexity["base"]["prompt_sha256"] == perplexity["prompt_sha256"]
     report = run.report.read_text()
     assert "Evaluations" in report
     assert str(tiny_model) in report
