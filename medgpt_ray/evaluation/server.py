@@ -1,5 +1,6 @@
 """A model behind vLLM's own OpenAI server, on loopback, for as long as a block lasts."""
 
+import ctypes
 import http.client
 import os
 import secrets
@@ -11,10 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 MODEL_NAME = "evaluated"
 START_S, STOP_S = 600.0, 15.0
 LAST_LINES = 15
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 
 
 class ServerFailed(RuntimeError):
@@ -39,18 +43,28 @@ def serve(directory: Path, max_model_len: int, log: Path) -> Iterator[tuple[str,
         *([] if _gpu() else ["--enforce-eager"]),
     ]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment() | {"VLLM_API_KEY": key},
-            start_new_session=True,
-        )
+        process = start(command, _environment() | {"VLLM_API_KEY": key}, output)
         try:
             _wait_until_up(process, port, log)
             yield f"http://127.0.0.1:{port}/v1", key
         finally:
             _stop(process)
+
+
+def start(command: list[str], env: dict[str, str], output: BinaryIO) -> subprocess.Popen[bytes]:
+    """A process that ends with this one, however that ends; its own process group."""
+    return subprocess.Popen(
+        command,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _gpu() -> bool:
