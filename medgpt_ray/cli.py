@@ -196,7 +196,7 @@ def evaluate_model(
             page, file = verb.evaluate(options)
         except verb.STOPS as stop:
             print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
-            raise typer.Exit(1) from None
+            raise typer.Exit(130 if isinstance(stop, verb.Interrupted) else 1) from None
     typer.echo(f"{page}\nwritten to {file}")
 
 

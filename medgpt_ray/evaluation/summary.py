@@ -28,6 +28,7 @@ class Measured:
     values: Sequence[float]
     weights: Sequence[float] | None
     prompt_sha256: str
+    """Of all prompts as they were sent; of texts, of their token ids."""
     template: str
     """`sha256:...` of the chat template, `none`, or `the server's`, which is not seen here."""
     facts: Mapping[str, Any]
@@ -63,7 +64,7 @@ def _number(measured: Measured) -> dict[str, float]:
 
 def _change(model: Measured, base: Measured) -> dict[str, Any]:
     """The paired change: a difference, of perplexities their ratio."""
-    if model.weights != base.weights:
+    if model.weights is not None and model.prompt_sha256 != base.prompt_sha256:
         return {"change": None, "verdict": "not comparable: the two tokenise the rows differently"}
     change = paired_bootstrap(base.values, model.values, weights=model.weights)
     better, worse = change.low > 0, change.high < 0

@@ -1,5 +1,6 @@
 """Perplexity and token accuracy of a model on a file, by the supervised stages' own data path."""
 
+import gc
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -109,7 +110,11 @@ def measure_texts(texts: Texts, model: Subject) -> list[Measured]:
 
 
 def _by_weights(texts: Texts, directory: Path) -> tuple[list[Likelihood], str]:
-    """In float32 on a CPU, bfloat16 on a GPU; the weights are let go of afterwards."""
+    """In float32 on a CPU, bfloat16 on a GPU, whose memory the server wants afterwards."""
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
     network = load_frozen(Model(path=str(directory), dtype=dtype)).to(device)
-    return likelihoods(network, texts.sequences, MICROBATCH_TOKENS), dtype
+    found = likelihoods(network, texts.sequences, MICROBATCH_TOKENS)
+    del network
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found, dtype

@@ -1,6 +1,7 @@
 """Numbers, changes and verdicts of a result, against figures that are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -58,9 +59,11 @@ def test_a_lower_perplexity_is_better_and_a_factor() -> None:
 
 
 def test_other_tokens_are_not_compared() -> None:
-    found = entry(measured("perplexity", [1.0], [10.0]), measured("perplexity", [1.0], [11.0]))
+    model = measured("perplexity", [1.0, 2.0], [10.0, 10.0])
+    found = entry(model, replace(model, values=[1.0], weights=[10.0], prompt_sha256="c" * 64))
     assert found["change"] is None
     assert "tokenise the rows differently" in found["verdict"]
+    assert found["base"]["value"] == pytest.approx(math.e)
 
 
 def test_the_page_has_a_row_for_each_number() -> None:
