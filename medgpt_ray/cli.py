@@ -57,8 +57,10 @@ Inputs = Annotated[bool, typer.Option("--train-on-inputs", help="As data.train_o
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run directory, a model directory, embedded:NAME.")
 ]
-DTYPES = ("float32", "bfloat16", "float16")
-DtypeOption = Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")]
+DTYPES = ("float32", "bfloat16")
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32 or bfloat16; by default float32 on CPUs.")
+]
 SystemOption = Annotated[str | None, typer.Option(help="System prompt.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")]
 TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Share of likelihood drawn from.")]
@@ -339,7 +341,9 @@ def generate(
         int, typer.Option(min=1, help="Rows that are generated and kept together.")
     ] = 256,
     kv_cache_gib: Annotated[float, typer.Option(min=0.01, help="Of an engine, on CPUs.")] = 1.0,
-    shard_minutes: Annotated[float, typer.Option(help="A shard may take no longer.")] = 60.0,
+    shard_minutes: Annotated[
+        float, typer.Option(min=0.1, help="A shard may take no longer.")
+    ] = 60.0,
 ) -> None:
     """Answer every row of a file: in order, each once, continued after a kill."""
     _known(dtype or "float32", DTYPES, "--dtype")
@@ -359,7 +363,9 @@ def generate(
 def export(
     model: ModelArgument,
     output: Annotated[str, typer.Option(help="Directory to make; it must not be there yet.")],
-    dtype: DtypeOption = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")
+    ] = None,
     bits: Annotated[
         int | None, typer.Option(help="Quantise to 4 or 8 bits (bitsandbytes); none does not.")
     ] = None,
@@ -372,7 +378,7 @@ def export(
 
     MODEL may also be a PEFT adapter, whose base is found by its adapter_config.json.
     """
-    _known(dtype or "float32", DTYPES, "--dtype")
+    _known(dtype or "float32", (*DTYPES, "float16"), "--dtype")
     _known(str(bits or 4), ("4", "8"), "--bits")
     _quietly()
     with _refusals():

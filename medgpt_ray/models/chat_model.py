@@ -114,6 +114,6 @@ class Stream(BaseStreamer):  # type: ignore[misc]
 
     def _flush(self) -> None:
         text = self.text
-        if len(text) > len(self.shown):
-            self.show(text[len(self.shown) :])
-            self.shown = text
+        piece, self.shown = text[len(self.shown) :], text
+        if piece:
+            self.show(piece)

@@ -160,5 +160,6 @@ def test_other_ways_to_run(tiny_model: Path, tmp_path: Path, name: str, changes:
     if name == "several_turns":
         assert any(record.get("turns/mean", 1) > 1 for record in metrics)
     if name == "lora":  # two ranks, ZeRO-3
+        assert (tmp_path / "run/checkpoints/step_4/adapter/adapter_model.safetensors").is_file()
         kill_and_resume(tmp_path / "killed", tiny_model, changes, step=3)
         assert steps(tmp_path / "killed" / "run") == steps(tmp_path / "run")

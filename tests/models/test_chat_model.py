@@ -41,6 +41,20 @@ def test_an_answer_that_is_cut_says_so_and_shows_what_there_is(taught_model: Pat
     assert answer.text == "".join(pieces) == "叫\N{REPLACEMENT CHARACTER}"
 
 
+def test_an_interrupted_answer_keeps_what_was_shown(taught_model: Path) -> None:
+    model, pieces = opened(taught_model), list[str]()
+
+    def show(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 3:
+            raise KeyboardInterrupt
+
+    prompt = render(model.tokenizer, messages(FEVER[:1]))
+    answer = model.answer(prompt, Sampling(max_tokens=40), show)
+    assert (answer.text, answer.finish_reason) == ("".join(pieces), "abort")
+    assert pieces == ["叫", "医", "生"]
+
+
 def test_it_stops_at_the_end_of_turn_of_the_template(taught_model: Path, tmp_path: Path) -> None:
     """Also where tokenizer and generation config name another token, as base models do."""
     directory = copy(taught_model, tmp_path / "model")
