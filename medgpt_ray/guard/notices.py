@@ -85,7 +85,7 @@ def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) 
     return Case(
         language="zh" if re.search(r"[\u4e00-\u9fff]", last) else "en",
         emergency=tuple(dict.fromkeys(found)),
-        known=tuple(quantity for text in texts for quantity in quantities(text[:SEEN_CHARACTERS])),
+        known=tuple(quantity for text in texts for quantity in quantities(_seen(text))),
         patient_known=bool(_AGE.search(spoken) and _WEIGHT.search(spoken)),
     )
 
