@@ -27,7 +27,7 @@ from medgpt_ray.serving.settings import Settings
 
 OUTPUT = Path("benchmarks/results/serve.md")
 PORT = 8377
-CLIENTS = {1: 8, 8: 32, 32: 96}
+CLIENTS = {1: 4, 8: 24, 32: 64}
 """Clients at once -> requests of all of them."""
 START_SECONDS = 600
 QUESTIONS = (
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     model = str(resolve_model(options.model).resolve())

@@ -43,6 +43,11 @@ _AGE = re.compile(
 _WEIGHT = re.compile(r"\d ?(?:kg|kgs|kilos?|kilograms?|lbs?|pounds|公斤|千克|斤)(?![a-z/])")
 
 
+SEEN_CHARACTERS = 10_000
+SEEN_MESSAGES = 20
+"""Of each message and source, and of the conversation's end: so no request keeps the guard busy."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What the guard saw before the answer."""
@@ -63,13 +68,15 @@ class Case:
         """To stand after the answer; empty where every dose has its context."""
         if self.patient_known:
             return ""
-        unknown = [dose for dose in doses(answer) if not any(dose.agrees(k) for k in self.known)]
+        given = doses(_seen(answer))
+        unknown = [dose for dose in given if not any(dose.agrees(k) for k in self.known)]
         return CAUTION[self.language] if unknown else ""
 
 
 def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) -> Case:
     """Look at a conversation in OpenAI's form; `sources` are passages that the model is shown."""
-    user = [text_of(message) for message in messages if message.get("role") == "user"]
+    messages = messages[-SEEN_MESSAGES:]
+    user = [_seen(text_of(message)) for message in messages if message.get("role") == "user"]
     last = mentions.plain(user[-1]) if user else ""
     general = _GENERAL.match(last) is not None and _SOMEBODY.search(last) is None
     found = () if general else (m.name for m in mentions.find(RED_FLAGS, last) if not m.denied)
@@ -78,9 +85,15 @@ def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) 
     return Case(
         language="zh" if re.search(r"[\u4e00-\u9fff]", last) else "en",
         emergency=tuple(dict.fromkeys(found)),
-        known=tuple(quantity for text in texts for quantity in quantities(text)),
+        known=tuple(quantity for text in texts for quantity in quantities(_seen(text))),
         patient_known=bool(_AGE.search(spoken) and _WEIGHT.search(spoken)),
     )
+
+
+def _seen(text: str) -> str:
+    """Without blank lines too, which patterns would go through again and again."""
+    lines = (line.strip() for line in text[:SEEN_CHARACTERS].splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def text_of(message: Mapping[str, Any]) -> str:

@@ -10,6 +10,9 @@ from medgpt_ray.guard.notices import text_of
 from medgpt_ray.guard.personal import mask
 from medgpt_ray.serving.reply import Reply
 
+LAST_TEXTS = 20
+CHARACTERS = 10_000
+
 
 class RequestLog:
     """`requests-PID.jsonl` in a folder, readable by its owner alone."""
@@ -24,6 +27,7 @@ class RequestLog:
         self, scope: Any, status: int, version: str, seconds: float, reply: Reply | None
     ) -> None:
         body = scope["medgpt.body"]
+        answered = reply.texts if reply else {}
         record = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "key": scope["medgpt.key"],
@@ -34,12 +38,14 @@ class RequestLog:
             "seconds": round(seconds, 3),
             "usage": reply and reply.usage,
             "guard": reply and reply.guard(),
-            "said": [mask(text) for text in _said(body)],
-            "answered": [mask(reply.texts[index]) for index in sorted(reply.texts)]
-            if reply
-            else [],
+            "said": [_logged(text) for text in _said(body)[-LAST_TEXTS:]],
+            "answered": [_logged(text) for _, text in sorted(answered.items())],
         }
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _logged(text: str) -> str:
+    return mask(text[:CHARACTERS]) + ("..." if len(text) > CHARACTERS else "")
 
 
 def _said(body: dict[str, Any]) -> list[str]:

@@ -1,5 +1,7 @@
 """The guard's notices, both ways: where one is due, and where one would be a false alarm."""
 
+import time
+
 import pytest
 
 from medgpt_ray.guard.notices import ADVICE, CAUTION, examine
@@ -86,3 +88,11 @@ def test_a_dose_of_the_sources_has_its_context():
     question, answer = said("How is it dosed?"), "The leaflet says 5 mg once a day."
     assert examine(question).caution(answer)
     assert not examine(question, sources=["Start with 5 mg."]).caution(answer)
+
+
+@pytest.mark.parametrize("text", ["\n", "1 ", "+1", "5 mg/", "no ", "，"])
+def test_no_message_keeps_the_guard_busy(text):
+    began = time.process_time()
+    case = examine(said(text * (1_000_000 // len(text)), *said("I have chest pain")))
+    case.caution(text * 100_000)
+    assert time.process_time() - began < 5

@@ -28,6 +28,7 @@ class Models:
 @dataclass(frozen=True)
 class Server:
     port: int
+    pid: int
     cache: Path
     log: Path
     requests: Path
@@ -97,16 +98,17 @@ def server(models: Models, tmp_path_factory: pytest.TempPathFactory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    found = Server(port, folder / "cache", folder / "log", folder / "requests")
+    cache, log_file, requests = folder / "cache", folder / "log", folder / "requests"
     command = [sys.executable, "-m", "medgpt_ray.cli", "serve", str(models.base), "--guard"]
     command += ["--set", "name=tiny"]
     command += ["--port", str(port), "--adapter", f"cardio={models.adapters[0]}"]
-    command += ["--request-log", str(found.requests), "--set", "dtype=float32"]
+    command += ["--request-log", str(requests), "--set", "dtype=float32"]
     command += ["--set", "limits.request_bytes=20000", "--set", "limits.concurrent_requests=40"]
     command += ["--set", "limits.requests_per_minute=1200", "--set", "kv_cache_gib=0.2"]
-    environment = {**os.environ, "MEDGPT_CACHE": str(found.cache), **KEYS}
-    with found.log.open("w") as log:
+    environment = {**os.environ, "MEDGPT_CACHE": str(cache), **KEYS}
+    with log_file.open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    found = Server(port, process.pid, cache, log_file, requests)
     try:
         deadline = time.monotonic() + READY_SECONDS
         while "serving tiny" not in found.log.read_text():

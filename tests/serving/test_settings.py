@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+from ray.serve.schema import ServeDeploySchema
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from medgpt_ray.cli import app
 from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.preflight import PreflightError
-from medgpt_ray.serving import command, versions
+from medgpt_ray.serving import command, deployment, versions
 from medgpt_ray.serving.keys import Keys, KeysError
 from medgpt_ray.serving.settings import Settings, pairs, settings_from
 
@@ -71,3 +75,29 @@ def test_without_keys_only_loopback_is_served(tiny_model: Path, monkeypatch: pyt
     monkeypatch.delenv("MEDGPT_API_KEYS", raising=False)
     with pytest.raises(PreflightError, match="API keys"):
         command.serve(Settings(model=str(tiny_model)), {}, "0.0.0.0", 8000, None)
+
+
+def test_the_shipped_configuration_deploys_this_application():
+    values = YAML(typ="safe", pure=True).load(Path("serve/openai.yaml"))
+    deployed = ServeDeploySchema.model_validate(values)
+    assert deployed.http_options.host == "127.0.0.1"
+    (application,) = deployed.applications
+    assert application.import_path == deployment.APPLICATION
+    settings = Settings.model_validate(application.args)
+    assert settings.guard
+    assert settings.api_keys == "environment"
+    assert deployment.application(settings)._bound_deployment.name == deployment.NAME
+
+
+@pytest.mark.parametrize("arguments", [["serve", "nowhere"], ["serve", "start", "nowhere"]])
+def test_the_command_refuses_what_cannot_be_served(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "nowhere: no such model directory" in result.stderr
+
+
+def test_an_update_needs_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(command, "CACHE", tmp_path)
+    result = CliRunner().invoke(app, ["serve", "update", "--port", "9"])
+    assert result.exit_code == 2
+    assert "no `medgpt serve` runs there" in result.stderr

@@ -9,6 +9,7 @@ from collections import defaultdict
 from contextlib import contextmanager
 
 import openai
+import psutil
 
 from medgpt_ray.serving import versions
 
@@ -93,3 +94,19 @@ def test_weights_are_swapped_by_new_replicas(server, models):
     assert set(load.texts) == {old, new}
     assert all(len(texts) == 1 for texts in load.texts.values()), load.texts
     assert load.texts[old] != load.texts[new]
+
+
+def test_a_killed_engine_fails_only_what_it_had_in_work(server):
+    """Later requests wait for the new replica; those in work get a server error, none hangs."""
+    family = psutil.Process(server.pid).children(recursive=True)
+    (engine,) = [process for process in family if process.name().startswith("VLLM::EngineC")]
+    with Load(server.client("key-of-load"), "tiny").running() as load:
+        time.sleep(2)
+        engine.kill()
+        before, deadline = load.answers, time.monotonic() + 240
+        while load.answers < before + 20 and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert load.answers >= before + 20
+    assert all("Error code: 5" in failure for failure in load.failures), load.failures
+    assert len(load.failures) < 30  # within the second that the replica takes to leave
+    assert len(load.texts) == 1
