@@ -44,9 +44,9 @@ def test_the_best_passage_is_cited_with_its_place(index: Index, question, citati
 def test_meaning_finds_what_words_do_not(index: Index) -> None:
     question = "How long should someone be observed after a serious bee sting reaction?"
     wanted = "Watch for at least six hours"
-    by_terms = index.by_terms(index.question(question))
+    by_terms = index.by_terms(index.question(question))[:5]
     assert not any(wanted in index.store.chunk(id)[1].text for id in by_terms)
-    assert any(wanted in hit.chunk.text for hit in index.search(question).hits)
+    assert any(wanted in hit.chunk.text for hit in index.search(question, count=3).hits)
 
 
 def test_a_follow_up_is_searched_with_its_subject(index: Index) -> None:
