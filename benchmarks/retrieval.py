@@ -19,11 +19,11 @@ import torch
 
 from benchmarks import machine
 from benchmarks.compare import today
+from medgpt_ray.retrieval import measure
 from medgpt_ray.retrieval.build import build
 from medgpt_ray.retrieval.confidence import THRESHOLD, Evidence, fit
 from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
 from medgpt_ray.retrieval.index import CANDIDATES, Index, Question
-from medgpt_ray.retrieval import measure
 from medgpt_ray.retrieval.measure import Case, cross_validated, place, read_cases
 from medgpt_ray.retrieval.terms import is_chinese, question_terms, terms
 from medgpt_ray.tracking.statistics import bootstrap_interval
