@@ -19,11 +19,11 @@ import torch
 
 from benchmarks import machine
 from benchmarks.compare import today
+from medgpt_ray.retrieval import measure
 from medgpt_ray.retrieval.build import build
 from medgpt_ray.retrieval.confidence import THRESHOLD, Evidence, fit
 from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
 from medgpt_ray.retrieval.index import CANDIDATES, Index, Question
-from medgpt_ray.retrieval import measure
 from medgpt_ray.retrieval.measure import Case, cross_validated, place, read_cases
 from medgpt_ray.retrieval.terms import is_chinese, question_terms, terms
 from medgpt_ray.tracking.statistics import bootstrap_interval
@@ -225,10 +225,10 @@ def main() -> None:
         lines = [
             "# Retrieval on the shipped questions",
             f"{today()}, `{command}`. {about}.",
-            f"{len(report.added)} files, {report.chunks} chunks, {len(cases)} questions. Processor "
-            f"time: {built:.1f} s to build ({report.chunks / built:.0f} chunks/s), {asked:.0f} ms a "
-            "question. In brackets: 95% bootstrap intervals over questions. Whoever wrote the notes "
-            "wrote the questions: expect less elsewhere. The order of the index, its Chinese terms "
+            f"{len(report.added)} files, {report.chunks} chunks, {len(cases)} questions. "
+            f"Processor time: {built:.1f} s to build ({report.chunks / built:.0f} chunks/s), "
+            f"{asked:.0f} ms a question. In brackets: 95% bootstrap intervals over questions. "
+            "Whoever wrote the notes wrote the questions: expect less elsewhere. The order of the index, its Chinese terms "
             "and its confidence were chosen on the questions that are not marked held out, which "
             "were written afterwards and are counted under that name only.",
             f"The embedding model cannot read {len(unreadable)} of the questions (fewer than half "
