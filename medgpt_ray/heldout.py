@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medgpt_ray.actors.pool import RolloutPool
+from medgpt_ray.actors.cluster import Roles
 from medgpt_ray.actors.rewards import score_completions
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.schema import RlRun
@@ -13,14 +13,16 @@ from medgpt_ray.types import Prompt, Sample
 
 
 def evaluate(
-    config: RlRun, pool: RolloutPool, prompts: list[Prompt]
+    config: RlRun, roles: Roles, prompts: list[Prompt]
 ) -> tuple[list[Sample], dict[str, float]]:
-    """Score the engines' current policy on prompts it never trains on.
+    """Score the engines' current policy on prompts it never trains on, as in training.
 
     Failed rewards stay in the samples and out of the score; `RunFailed` when all failed.
     """
-    completions = pool.start_generation(prompts, 1, seed=config.seed, greedy=True).result()
-    groups = score_completions(config.rewards, prompts, completions)
+    generation = roles.rollout.start_generation(prompts, 1, seed=config.seed, greedy=True)
+    groups = score_completions(config.rewards, prompts, generation.result())
+    if roles.reward_model:
+        groups = roles.reward_model.add_scores(groups)
     samples = [sample for group in groups for sample in group]
     scored = [sample for sample in samples if not sample.failure]
     if not scored:

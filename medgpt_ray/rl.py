@@ -316,7 +316,7 @@ class Controller:
         if not (due and self.heldout) or self.run_directory.heldout_file(self.step).exists():
             return
         self.console.phase("held-out evaluation")
-        samples, metrics = evaluate(self.config, self.roles.rollout, self.heldout)
+        samples, metrics = evaluate(self.config, self.roles, self.heldout)
         self.log.log(self.step, metrics)
         write_samples(self.run_directory.heldout_file(self.step), samples)
         self.console.heldout(self.step, metrics)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from runs import finish, start, steps, train, wait_for_step, write_run
+from runs import finish, records, start, steps, train, wait_for_step, write_run
 from supervised_runs import write_supervised
 
 pytestmark = pytest.mark.timeout(900)
@@ -46,6 +46,9 @@ def test_a_stage_gets_what_an_earlier_one_made(run: tuple[Path, str]) -> None:
     metrics = steps(out / "grpo")
     assert list(metrics) == [*range(1, 9)]
     assert len({record["reward/mean"] for record in metrics.values()}) > 1
+    heldout = [r["heldout/reward"] for r in records(out / "grpo") if "heldout/reward" in r]
+    assert len(heldout) == 2
+    assert all(heldout), "the reward model scores the held-out answers too"
 
 
 def test_what_was_done_is_not_done_again(run: tuple[Path, str]) -> None:
