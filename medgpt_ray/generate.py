@@ -24,7 +24,7 @@ from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.schema import Cluster, Model
 from medgpt_ray.data.requests import Request, render, requests
 from medgpt_ray.data.rows import BadRow, DataError
-from medgpt_ray.interrupt import Interrupted, interruptible
+from medgpt_ray.interrupt import Interrupted, noted
 from medgpt_ray.models.load import (
     causal_config,
     inference_dtype,
@@ -68,10 +68,11 @@ def run(model: str, file: str, output: str, settings: Settings, fleet: Fleet) ->
     parts = Parts(_new_file(output))
     job = Job(model, file, settings)
     try:
-        with parts.opened(job.made_from()), interruptible():
+        # Raised inside Ray's calls, an interrupt would come out as an error of theirs.
+        with parts.opened(job.made_from()), noted() as signals:
             todo = parts.missing(job.shards)
             if todo:
-                _generate(job, parts, todo, fleet)
+                _generate(job, parts, todo, fleet, signals)
             parts.join(job.shards, job.rows)
     except PartsError as error:
         raise DataError([str(error)]) from None
@@ -173,7 +174,7 @@ class Job:
         )
 
 
-def _generate(job: Job, parts: Parts, todo: set[int], fleet: Fleet) -> None:
+def _generate(job: Job, parts: Parts, todo: set[int], fleet: Fleet, signals: list[int]) -> None:
     """Every part of `todo`, by as many workers as have something to do."""
     drawn: dict[int, list[Request]] = {}
 
@@ -190,6 +191,10 @@ def _generate(job: Job, parts: Parts, todo: set[int], fleet: Fleet) -> None:
         parts.commit(shard.number, [_line(*pair) for pair in zip(rows, answers, strict=True)])
         bar.advance(rows_done, len(rows))
 
+    def check() -> None:
+        if signals:
+            raise Interrupted(signals[0])
+
     workers = min(fleet.workers, len(todo))
     cluster = Cluster(cpus=max(workers, os.cpu_count() or 1))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -199,7 +204,7 @@ def _generate(job: Job, parts: Parts, todo: set[int], fleet: Fleet) -> None:
         done = sum(min(each, job.rows - each * n) for n in range(job.shards) if n not in todo)
         rows_done = bar.add_task("starting the engines", total=job.rows, completed=done)
         logs = str((parts.folder / "logs").resolve())
-        generate(job.engine(fleet), workers, logs, shards(), commit, fleet.shard_s)
+        generate(job.engine(fleet), workers, logs, shards(), commit, fleet.shard_s, check)
 
 
 def _line(request: Request, answer: Generated) -> str:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,22 @@ def write(path: Path, content: list[dict[str, Any]]) -> Path:
     return path
 
 
-def start(model: Path, file: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(
+    model: Path, file: Path, output: Path, *options: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`medgpt generate`, which does not outlive the block."""
     command = [sys.executable, "-m", "medgpt_ray.cli", "generate", str(model)]
     command += ["--input", str(file), "--output", str(output), "--max-tokens", "24"]
     command += ["--rows-per-shard", "2", "--kv-cache-gib", "0.05", *options]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def parts(output: Path) -> dict[str, int]:
@@ -76,20 +86,20 @@ def test_killed_and_killed_again_it_answers_every_row_once(
 ) -> None:
     asked = rows(120)
     file, output = write(tmp_path / "in.jsonl", asked), tmp_path / "out.jsonl"
-    first = start(taught_model, file, output, "--workers", "2")
-    wait_for_more(first, output, 0)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate(timeout=60)
+    with started(taught_model, file, output, "--workers", "2") as first:
+        wait_for_more(first, output, 0)
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate(timeout=60)
     kept = parts(output)
     assert 0 < len(kept) < 60
     assert not output.exists()
 
-    second = start(taught_model, file, output)  # by another number of workers
-    wait_for_more(second, output, len(kept))
-    assert kept.items() <= parts(output).items()  # none was made again
-    (worker,) = workers(second)
-    worker.kill()
-    told, _ = second.communicate(timeout=SECONDS)
+    with started(taught_model, file, output) as second:  # by another number of workers
+        wait_for_more(second, output, len(kept))
+        assert kept.items() <= parts(output).items()  # none was made again
+        (worker,) = workers(second)
+        worker.kill()
+        told, _ = second.communicate(timeout=SECONDS)
     assert second.returncode == 0, told
     written = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["id"] for row in written] == list(range(120))

@@ -15,6 +15,7 @@ from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.wait import RunFailed
 
 START_S = 600.0
+LISTEN_S = 1.0
 ATTEMPTS = 3
 """Workers that a shard may take with it before the run ends."""
 
@@ -117,8 +118,10 @@ def generate(
     shards: Iterator[Shard],
     commit: Callable[[Shard, list[Generated]], None],
     shard_s: float,
+    check: Callable[[], None],
 ) -> None:
-    """Every shard once to a worker that is free; `commit` gets its answers as they come.
+    """Every shard once to a worker that is free; `commit` gets its answers as they come. `check` is
+    called every second: it may raise.
 
     A worker that dies is started anew, its shard goes to whoever is free first. Raises `RunFailed`
     where an engine cannot start or fails, a shard takes longer than `shard_s`, or takes too many
@@ -135,7 +138,7 @@ def generate(
     for number in range(workers):
         start(number)
     while running:
-        shard, number, answers = _first(running, logs)
+        shard, number, answers = _first(running, logs, check)
         if answers is None and shard is not None:
             deaths[shard.number] += 1
             if deaths[shard.number] == ATTEMPTS:
@@ -167,10 +170,13 @@ def _worker(engine: Engine, log: str) -> Any:
     ).remote(engine, log)
 
 
-def _first(running: Running, logs: str) -> tuple[Shard | None, int, Any]:
+def _first(running: Running, logs: str, check: Callable[[], None]) -> tuple[Shard | None, int, Any]:
     """Shard, worker and answers of the call that ends first; no answers where the worker died."""
     late = min(until for _, _, until in running.values())
-    ended, _ = ray.wait(list(running), timeout=max(late - time.monotonic(), 0))
+    ended: list[Any] = []
+    while not ended and time.monotonic() < late:
+        ended, _ = ray.wait(list(running), timeout=LISTEN_S)
+        check()
     if not ended:
         numbers = [str(number) for _, number, until in running.values() if until == late]
         raise RunFailed(f"generation worker {', '.join(numbers)} did not answer in time ({logs})")
