@@ -49,6 +49,7 @@ class Load:
                 )
             except openai.OpenAIError as error:
                 self.failures.append(repr(error))
+                time.sleep(0.33)
                 continue
             self.last = response.headers["x-medgpt-version"]
             self.texts[self.last].add(response.parse().choices[0].message.content)
