@@ -25,6 +25,8 @@ class Case:
     page: int | None = None
     history: tuple[str, ...] = ()
     """What the user asked before."""
+    heldout: bool = False
+    """Kept out of every fit and choice."""
 
     @property
     def turns(self) -> tuple[str, ...]:

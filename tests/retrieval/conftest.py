@@ -1,13 +1,22 @@
 """Shared by the tests of retrieval: the real embedding model, a small random one, and PDF files."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 NOTES = Path(__file__).parents[2] / "benchmarks" / "retrieval_set"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A question is a short input: on a busy machine more threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

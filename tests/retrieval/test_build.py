@@ -1,4 +1,4 @@
-"""An index follows its folder: only what changed is embedded, and a failed build changes nothing."""
+"""An index follows its folder: only what changed is embedded; a failed build changes nothing."""
 
 import os
 import signal

@@ -29,7 +29,7 @@ def index(notes: Path) -> Index:
         ("When can alteplase be given?", "english/stroke.pdf, p. 1-2, Acute stroke > 3. Clot"),
         ("孕晚期胰岛素用量", "chinese/妊娠期糖尿病.docx, para. 11, 妊娠期糖尿病 > 胰岛素用量参考"),
         (
-            "Which antibiotics make warfarin stronger?",
+            "Which drugs raise the INR on warfarin?",
             "english/warfarin.md, line 9, Warfarin > What",
         ),
         ("鱼刺卡喉咙", "chinese/问答.jsonl, line 2, 鱼刺卡喉咙怎么办?"),
@@ -42,11 +42,11 @@ def test_the_best_passage_is_cited_with_its_place(index: Index, question, citati
 
 
 def test_meaning_finds_what_words_do_not(index: Index) -> None:
-    question = index.question("scald held under cold faucet")
-    wanted = "running tap water"
-    by_terms = [index.store.chunk(id)[1].text for id in index.by_terms(question)[:1]]
-    assert not any(wanted in text for text in by_terms)
-    assert wanted in index.search(question.text).hits[0].chunk.text
+    question = "How long should someone be observed after a serious bee sting reaction?"
+    wanted = "Watch for at least six hours"
+    by_terms = index.by_terms(index.question(question))[:5]
+    assert not any(wanted in index.store.chunk(id)[1].text for id in by_terms)
+    assert any(wanted in hit.chunk.text for hit in index.search(question, count=3).hits)
 
 
 def test_a_follow_up_is_searched_with_its_subject(index: Index) -> None:
@@ -56,30 +56,25 @@ def test_a_follow_up_is_searched_with_its_subject(index: Index) -> None:
 
 
 def test_the_shipped_questions(index: Index) -> None:
-    """The measured rates (benchmarks/results/retrieval.md) with room for one more miss in twenty."""
+    """The rates of benchmarks/results/retrieval.md, with room for one more miss in twenty."""
     cases = measure.read_cases(QUESTIONS)
-    known = [case for case in cases if case.source is not None]
+    found = [(case, index.search(*case.turns)) for case in cases]
+    known = [(case, findings) for case, findings in found if case.source is not None]
     assert len(known) >= 60
     assert len(cases) - len(known) >= 15
-    ranks = [index.rank(index.question(*case.turns)) for case in known]
-    places = [
-        measure.place(index, case, [found.id for found in rank])
-        for case, rank in zip(known, ranks, strict=True)
-    ]
+    places = []
+    for case, findings in known:
+        right = [case.source == hit.path and case.answer in hit.chunk.text for hit in findings.hits]
+        places.append(right.index(True) + 1 if True in right else None)
+        if case.page and True in right:
+            chunk = findings.hits[right.index(True)].chunk
+            assert chunk.first.page <= case.page <= chunk.last.page, case
     assert np.mean([place == 1 for place in places]) > 0.86
-    assert np.mean([place is not None and place <= 5 for place in places]) > 0.95
-    for case in known:
-        if case.page:
-            hits = index.search(*case.turns).hits
-            hit = next(hit for hit in hits if case.answer in hit.chunk.text)
-            first, last = hit.chunk.first.page, hit.chunk.last.page
-            assert first <= case.page <= last, case
+    assert np.mean([place is not None for place in places]) > 0.95
 
-    alone = [case for case in cases if not case.history]
-    taken = [index.search(case.question).sufficient for case in alone]
-    pairs = list(zip(taken, alone, strict=True))
-    assert np.mean([yes for yes, case in pairs if case.source is not None]) > 0.8
-    assert np.mean([yes for yes, case in pairs if case.source is None]) < 0.1
+    alone = [(case, findings.sufficient) for case, findings in found if not case.history]
+    assert np.mean([yes for case, yes in alone if case.source is not None]) > 0.8
+    assert np.mean([yes for case, yes in alone if case.source is None]) < 0.1
 
 
 def test_a_question_without_words_finds_nothing_sufficient(index: Index) -> None:

@@ -98,6 +98,10 @@ def test_jsonl_tells_every_bad_row(tmp_path: Path) -> None:
     problems = [problem.removeprefix(str(file)) for problem in refused.value.problems]
     assert [problem[:2] for problem in problems] == [":2", ":3", ":4"]
     assert "(has: body)" in problems[1]
+    file.write_text("[]\n" * 40)
+    with pytest.raises(RetrievalError, match=r"\.\.\. and 35 more such rows") as refused:
+        read(file)
+    assert len(refused.value.problems) == 6
 
 
 def test_word(tmp_path: Path) -> None:

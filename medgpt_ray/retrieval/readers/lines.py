@@ -27,7 +27,7 @@ _HEADINGS = [  # (pattern, level)
     (re.compile(r"[（(][一二三四五六七八九十]+[）)]"), 3),
 ]
 _NUMBERED = re.compile(r"(\d+(?:\.\d+)*)[.、]?\s*(?=[^\d\s.,%/])")
-_CAPITALS = re.compile(r"[A-Z][A-Z \-/&,]{5,}$")
+_CAPITALS = re.compile(r"[A-Z][A-Z0-9 \-/&,()]{5,}$")
 _BULLET = re.compile(r"([-*•·●○▪–]\s|[（(]?\d{1,2}[.)）、]|[①-⑳])")
 
 
