@@ -113,8 +113,8 @@ class OpenAIServer:
     async def _leave_with_engine(self, engine: Engine) -> None:
         """With a dead engine every request would fail here: let Serve send them elsewhere."""
         while not engine.client.errored:
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(0.5)  # for the error answers to go out
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)  # for the error answers to go out
         os._exit(1)
 
     async def check_health(self) -> None:

@@ -230,7 +230,7 @@ def test_the_guard_speaks_and_the_log_hides(server):
     assert calm.model_extra["medgpt"]["guard"]["notices"] == []
     logged = "".join(file.read_text() for file in server.requests.iterdir())
     assert "My name is [name], [phone]. I have chest pain." in logged
-    for secret in ("John", "555", "key-of-tests"):
+    for secret in ("John", "555-0134", "key-of-tests"):
         assert secret not in logged + server.log.read_text()
 
 

@@ -22,7 +22,6 @@ class Load:
         self.texts: defaultdict[str, set[str]] = defaultdict(set)
         self.answers = 0
         self.failures: list[str] = []
-        self.last = ""
         self._stop = threading.Event()
 
     @contextmanager
@@ -49,9 +48,10 @@ class Load:
                 )
             except openai.OpenAIError as error:
                 self.failures.append(repr(error))
+                time.sleep(0.33)
                 continue
-            self.last = response.headers["x-medgpt-version"]
-            self.texts[self.last].add(response.parse().choices[0].message.content)
+            version = response.headers["x-medgpt-version"]
+            self.texts[version].add(response.parse().choices[0].message.content)
             self.answers += 1
             time.sleep(max(0.0, 0.33 - (time.monotonic() - began)))
 
