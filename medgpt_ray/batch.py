@@ -1,4 +1,4 @@
-"""From scored samples to what the learner takes: advantages, masks, the global counts."""
+"""From scored samples to what the learners take: targets, masks, the global counts."""
 
 import math
 from collections.abc import Sequence as Seq
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from medgpt_ray.algos.grpo import Grpo
+from medgpt_ray.algos.dapo import overlong_penalty
+from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.algos.policy_loss import Normaliser
 from medgpt_ray.models.packing import Sequence
 from medgpt_ray.types import Sample
@@ -26,13 +27,24 @@ class Update:
     """Trained tokens in `sequences`: what the sums of the metrics are divided by."""
 
 
-def to_sequences(samples: Seq[Sample]) -> list[Sequence]:
-    """One per sample; `rollout_log_probs` [T] is there from the start."""
+def to_sequences(algorithm: PolicyGradient, samples: Seq[Sample]) -> list[Sequence]:
+    """One per sample; `rollout_log_probs` [T] and `mask` [T] are there from the start.
+
+    The mask is 1.0 on the tokens that are trained: all of them, but for a truncated completion's
+    where the algorithm leaves it out.
+    """
     return [
         Sequence(
             sample.prompt.token_ids,
             sample.completion.token_ids,
-            {"rollout_log_probs": np.asarray(sample.completion.log_probs, dtype=np.float32)},
+            {
+                "rollout_log_probs": np.asarray(sample.completion.log_probs, dtype=np.float32),
+                "mask": np.full(
+                    len(sample.completion.token_ids),
+                    float(not (algorithm.config.mask_truncated and sample.completion.truncated)),
+                    dtype=np.float32,
+                ),
+            },
         )
         for sample in samples
     ]
@@ -45,63 +57,89 @@ def with_field(sequences: Seq[Sequence], name: str, values: Seq[np.ndarray]) -> 
     ]
 
 
-def with_advantages(
-    algorithm: Grpo, samples: Seq[Sample], group: torch.Tensor, rewards: torch.Tensor
-) -> list[Sample]:
-    """The samples with their advantage; `rewards` [B] may differ from the samples' (KL-shaped)."""
-    advantages = algorithm.advantages(rewards, group).tolist()
-    return [replace(s, advantage=a) for s, a in zip(samples, advantages, strict=True)]
+def rollouts(
+    algorithm: PolicyGradient,
+    samples: Seq[Sample],
+    sequences: Seq[Sequence],
+    group: torch.Tensor,
+    max_tokens: int,
+) -> Rollouts:
+    """The step's batch as the algorithm's targets see it; `group` [B] numbers the prompts."""
+    rewards = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
+    lengths = torch.tensor([len(sequence.completion_ids) for sequence in sequences])
+    if algorithm.config.overlong:
+        rewards = rewards + overlong_penalty(lengths, max_tokens, algorithm.config.overlong)
 
+    def flat(name: str) -> torch.Tensor | None:
+        if name not in sequences[0].fields:
+            return None
+        return torch.from_numpy(np.concatenate([s.fields[name] for s in sequences])).double()
 
-def shaped_rewards(
-    algorithm: Grpo,
-    rewards: torch.Tensor,
-    old_log_probs: Seq[np.ndarray],
-    reference_log_probs: Seq[np.ndarray],
-) -> torch.Tensor:
-    """[B] rewards less the KL penalty of each completion."""
-    owner = np.repeat(np.arange(len(rewards)), [len(values) for values in old_log_probs])
-    return algorithm.shaped_rewards(
-        rewards,
-        torch.from_numpy(np.concatenate(old_log_probs)),
-        torch.from_numpy(np.concatenate(reference_log_probs)),
-        torch.from_numpy(owner),
+    mask = flat("mask")
+    assert mask is not None
+    return Rollouts(
+        rewards=rewards,
+        group=group,
+        sequence=torch.arange(len(samples)).repeat_interleave(lengths),
+        mask=mask,
+        old_log_probs=flat("old_log_probs"),
+        reference_log_probs=flat("reference_log_probs"),
+        values=flat("old_values"),
     )
 
 
-def make_update(
-    algorithm: Grpo, samples: Seq[Sample], sequences: Seq[Sequence], max_tokens: int
-) -> Update:
-    """Masks, advantages and global counts of one mini-batch.
+def with_targets(sequences: Seq[Sequence], targets: Targets) -> list[Sequence]:
+    """The sequences with `advantage` [T] and, where a critic learns, `return` [T]."""
+    lengths = [len(sequence.completion_ids) for sequence in sequences]
+    for name, values in (("advantage", targets.advantages), ("return", targets.returns)):
+        if values is not None:
+            parts = values.float().split(lengths)
+            sequences = with_field(sequences, name, [part.numpy() for part in parts])
+    return list(sequences)
 
-    A sample whose advantage is 0 has no gradient unless the loss holds a KL term, and a masked
-    truncated one never has: they cost no forward pass, but for one that keeps the optimiser going.
-    """
-    config = algorithm.config
-    trained = [not (config.mask_truncated and s.completion.truncated) for s in samples]
-    lengths = [len(s.completion.token_ids) * t for s, t in zip(samples, trained, strict=True)]
-    kl_in_loss = config.kl.coefficient > 0 and config.kl.placement == "loss"
-    useful = [
-        length > 0 and (kl_in_loss or sample.advantage != 0)
-        for sample, length in zip(samples, lengths, strict=True)
+
+def with_advantages(samples: Seq[Sample], sequences: Seq[Sequence]) -> list[Sample]:
+    """The samples with the mean advantage of their trained tokens, for the record."""
+    return [
+        replace(sample, advantage=float((fields["advantage"] * fields["mask"]).sum() / max(n, 1)))
+        for sample, fields, n in (
+            (sample, sequence.fields, sequence.fields["mask"].sum())
+            for sample, sequence in zip(samples, sequences, strict=True)
+        )
     ]
-    order = sorted(range(len(samples)), key=lambda i: not useful[i])
+
+
+def policy_update(algorithm: PolicyGradient, sequences: Seq[Sequence], max_tokens: int) -> Update:
+    """The global counts of one mini-batch, and the sequences that have a gradient.
+
+    One whose advantages are 0 has none unless the loss holds a KL term, and a masked truncated one
+    never has: they cost no forward pass, but for one that keeps the optimiser going.
+    """
+    kl = algorithm.config.kl
+    kl_in_loss = kl.coefficient > 0 and kl.placement == "loss"
+    lengths = [int(sequence.fields["mask"].sum()) for sequence in sequences]
+    useful = [
+        length > 0 and (kl_in_loss or bool(sequence.fields["advantage"].any()))
+        for sequence, length in zip(sequences, lengths, strict=True)
+    ]
+    order = sorted(range(len(sequences)), key=lambda i: not useful[i])
     kept = sorted(order[: max(sum(useful), 1)])
-    filled = []
-    for i in kept:
-        count = len(samples[i].completion.token_ids)
-        fields = {
-            **sequences[i].fields,
-            "advantage": np.full(count, samples[i].advantage, dtype=np.float32),
-            "mask": np.full(count, float(trained[i]), dtype=np.float32),
-        }
-        filled.append(replace(sequences[i], fields=fields))
-    normaliser = Normaliser(
+    normaliser = _normaliser(lengths, max_tokens)
+    return Update([sequences[i] for i in kept], normaliser, sum(lengths[i] for i in kept))
+
+
+def critic_update(sequences: Seq[Sequence], max_tokens: int) -> Update:
+    """The critic learns the value of every trained token."""
+    lengths = [int(sequence.fields["mask"].sum()) for sequence in sequences]
+    return Update(list(sequences), _normaliser(lengths, max_tokens), sum(lengths))
+
+
+def _normaliser(lengths: Seq[int], max_tokens: int) -> Normaliser:
+    return Normaliser(
         tokens=sum(lengths),
         sequences=sum(length > 0 for length in lengths),
         max_completion_tokens=max_tokens,
     )
-    return Update(filled, normaliser, sum(lengths[i] for i in kept))
 
 
 def split_minibatches(group: torch.Tensor, count: int) -> list[list[int]]:

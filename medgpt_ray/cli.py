@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+RL_STAGES = ("grpo", "ppo")
 LIBRARIES = ("torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsandbytes")
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def train(
     if dry_run:
         from rich.console import Console
 
-        if loaded.config.stage == "grpo":
+        if loaded.config.stage in RL_STAGES:
             from medgpt_ray import dry_run_rl as show
         else:
             from medgpt_ray import dry_run_supervised as show
@@ -75,7 +76,7 @@ def train(
     if not dry_run:
         from medgpt_ray.interrupt import Interrupted
 
-        if loaded.config.stage == "grpo":
+        if loaded.config.stage in RL_STAGES:
             from medgpt_ray import rl as verb
         else:
             from medgpt_ray import supervised as verb

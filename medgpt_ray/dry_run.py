@@ -67,7 +67,9 @@ def _roles(config: RunConfig, roles: tuple[Role, ...]) -> Table:
 def _compute_type(config: RunConfig, role: Role) -> str:
     if role.name == "data":
         return "-"
-    section = config.rollout if role.name == "rollout" else config.model
+    section = config.model
+    if role.name in ("rollout", "reward_model"):
+        section = getattr(config, role.name)
     return {2: "bfloat16", 4: "float32"}[width(section, role.gpus)]
 
 

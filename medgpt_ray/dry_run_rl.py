@@ -8,7 +8,7 @@ from rich.text import Text
 
 from medgpt_ray.actors.plan import GIB, ModelFacts, kv_bytes_per_token
 from medgpt_ray.config.loader import Loaded
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.dry_run import (
     cannot_be_shown,
     configuration,
@@ -47,17 +47,17 @@ def describe(loaded: Loaded, resume: bool, console: Console) -> None:
     section("Resume", [Text(resume_plan(Path(config.output_dir), resume))], console)
 
 
-def arithmetic(config: GrpoRun, prompts: int) -> list[str]:
+def arithmetic(config: RlRun, prompts: int) -> list[str]:
     """The numbers of a step and of the whole run; `prompts` is 0 where the data are unknown."""
     algorithm, learner, rollout = config.algorithm, config.learner, config.rollout
     samples = algorithm.prompts_per_step * algorithm.completions_per_prompt
-    updates = algorithm.minibatches_per_step
+    updates = algorithm.updates_per_step
     tokens = samples * rollout.max_completion_tokens
     drawn = config.steps * algorithm.prompts_per_step
     lines = [
         f"A step: {algorithm.prompts_per_step} prompts x {algorithm.completions_per_prompt} "
-        f"completions = {samples} samples, {count(updates, 'update')} of {samples // updates} "
-        "samples each.",
+        f"completions = {samples} samples, {count(updates, 'update')} of "
+        f"{samples // algorithm.minibatches_per_step} samples each.",
         f"It generates at most {samples} x {rollout.max_completion_tokens} = {tokens:,} tokens on "
         f"{count(rollout.workers, 'rollout worker')}.",
         f"Each update runs on {count(learner.workers, 'learner rank')}, in micro-batches of at "
@@ -80,7 +80,7 @@ def arithmetic(config: GrpoRun, prompts: int) -> list[str]:
     return lines
 
 
-def rendered(prompt: Prompt, tokenizer: Any, config: GrpoRun) -> Text:
+def rendered(prompt: Prompt, tokenizer: Any, config: RlRun) -> Text:
     """A row as the model sees it: the untrained prompt, and where the trained completion begins."""
     gold = prompt.row.get("answer", "none in this row")
     return Text.assemble(
@@ -97,7 +97,7 @@ def rendered(prompt: Prompt, tokenizer: Any, config: GrpoRun) -> Text:
     )
 
 
-def _kv_cache(config: GrpoRun, facts: ModelFacts) -> str:
+def _kv_cache(config: RlRun, facts: ModelFacts) -> str:
     cached = int(config.rollout.kv_cache_gib * GIB) // kv_bytes_per_token(config, facts)
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     return (

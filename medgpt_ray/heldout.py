@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from medgpt_ray.actors.pool import RolloutPool
 from medgpt_ray.actors.rewards import score_completions
-from medgpt_ray.actors.rollout import RolloutPool
 from medgpt_ray.actors.wait import RunFailed
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.tracking.samples import read_samples
 from medgpt_ray.tracking.statistics import bootstrap_interval, paired_bootstrap
@@ -13,7 +13,7 @@ from medgpt_ray.types import Prompt, Sample
 
 
 def evaluate(
-    config: GrpoRun, pool: RolloutPool, prompts: list[Prompt]
+    config: RlRun, pool: RolloutPool, prompts: list[Prompt]
 ) -> tuple[list[Sample], dict[str, float]]:
     """Score the engines' current policy on prompts it never trains on.
 

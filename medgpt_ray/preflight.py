@@ -27,7 +27,7 @@ from medgpt_ray.actors.plan import (
 )
 from medgpt_ray.config.loader import ConfigError, load
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -67,10 +67,11 @@ def check(config: RunConfig, resume: bool) -> None:
     else:
         problems += _data(config, tokenizer)
         problems += _rewards(config)
+        problems += _scorers(config)
     problems += _resources(config)
     problems += _masters(config)
     problems += _deepspeed(config)
-    if isinstance(config, GrpoRun) and facts is not None:
+    if isinstance(config, RlRun) and facts is not None:
         problems += _memory(config, facts)
     if problems:
         raise PreflightError(problems)
@@ -151,7 +152,7 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     return facts, tokenizer, problems
 
 
-def _data(config: GrpoRun, tokenizer: Any) -> Iterator[str]:
+def _data(config: RlRun, tokenizer: Any) -> Iterator[str]:
     from medgpt_ray.data.prompts import DataError, read_prompts
 
     for path in filter(None, (config.data.train, config.data.heldout)):
@@ -196,7 +197,7 @@ def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
         yield f"model.attention: {error}"
 
 
-def _rewards(config: GrpoRun) -> Iterator[str]:
+def _rewards(config: RlRun) -> Iterator[str]:
     from medgpt_ray.rewards import RewardError, resolve
 
     for index, reward in enumerate(config.rewards):
@@ -204,6 +205,38 @@ def _rewards(config: GrpoRun) -> Iterator[str]:
             resolve(reward.function, reward.arguments)
         except RewardError as error:
             yield f"rewards.{index}.function: {error}"
+
+
+def _scorers(config: RlRun) -> Iterator[str]:
+    """The reward model scores with a tokenizer of its own, the critic reads the policy's tokens."""
+    from medgpt_ray.models.load import (
+        ModelError,
+        critic_path,
+        load_tokenizer,
+        resolve_model,
+        same_tokens,
+        starting_config,
+    )
+    from medgpt_ray.models.reward import refuse_language_model
+
+    if section := config.reward_model:
+        try:
+            refuse_language_model(section.path, starting_config(Model(path=section.path)))
+            load_tokenizer(section.path)
+        except ModelError as error:
+            yield f"reward_model.path: {error}"
+            return
+    if isinstance(config, PpoRun):
+        try:
+            path = critic_path(config)
+            resolve_model(path)
+            if not same_tokens(path, config.model.path):
+                yield (
+                    f"critic.path: {path} has another tokenizer than the policy, whose tokens a "
+                    "critic reads: leave critic.path out, or name a model of the policy's family"
+                )
+        except ModelError as error:
+            yield f"critic.path: {error}"
 
 
 def _resources(config: RunConfig) -> Iterator[str]:
@@ -235,7 +268,7 @@ def _deepspeed(config: RunConfig) -> Iterator[str]:
             yield from error.problems
 
 
-def _memory(config: GrpoRun, facts: ModelFacts) -> Iterator[str]:
+def _memory(config: RlRun, facts: ModelFacts) -> Iterator[str]:
     if not _address(config) and config.sync.backend == "shm":
         yield from _shared_memory(sync_buffer_bytes(config, facts))
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens

@@ -12,38 +12,39 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from medgpt_ray import batch
 from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
+from medgpt_ray.actors.learner import LearnerGroup
+from medgpt_ray.actors.pool import Generation
 from medgpt_ray.actors.rewards import score_completions
-from medgpt_ray.actors.rollout import Generation
 from medgpt_ray.actors.sync.audit import WeightAuditError
-from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.actors.wait import RoleDied, RunFailed
 from medgpt_ray.algos import ALGORITHMS
-from medgpt_ray.algos.advantages import zero_variance_groups
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.algos.adaptive_kl import next_coefficient
+from medgpt_ray.algos.dapo import teaches
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.heldout import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
-from medgpt_ray.models.packing import Sequence
-from medgpt_ray.step_metrics import average, failure_line, per_token, sample_metrics
+from medgpt_ray.step_metrics import failure_line, sample_metrics
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
 from medgpt_ray.tracking.metrics import MetricsLog
 from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 from medgpt_ray.tracking.samples import write_samples
-from medgpt_ray.types import Sample
+from medgpt_ray.types import Prompt, Sample
+from medgpt_ray.update import learn
 
 
-def train(config: GrpoRun, source: str, resume: bool) -> None:
+def train(config: RlRun, source: str, resume: bool) -> None:
     """Run or continue a training run; `source` is the text of the user's file.
 
-    Raises `RunFailed` with a post-mortem when a role fails or misses a deadline, `Interrupted` on
-    SIGINT or SIGTERM after leaving a checkpoint.
+    After the death of a role everything starts anew from the last checkpoint, up to
+    `faults.max_restarts` times. Raises `RunFailed` with a post-mortem when a role fails or misses a
+    deadline, `Interrupted` on SIGINT or SIGTERM after leaving a checkpoint.
     """
     path = Path(config.output_dir).resolve()  # actors may have another working directory
     run = (
@@ -52,6 +53,21 @@ def train(config: GrpoRun, source: str, resume: bool) -> None:
         else RunDirectory.create(path, config, source, _data_files(config))
     )
     config = on_this_machine(config)
+    with ExitStack() as stack:
+        stack.enter_context(interruptible())
+        stack.enter_context(ray_cluster(config.cluster))
+        for left in reversed(range(config.faults.max_restarts + 1)):
+            try:
+                return _attempt(config, run, resume)
+            except RoleDied as death:
+                if not left:
+                    raise
+                print(f"{death}\nstarting all roles anew, {left} restarts left", flush=True)
+                resume = True
+
+
+def _attempt(config: RlRun, run: RunDirectory, resume: bool) -> None:
+    """From the start, or from the last checkpoint, to the end."""
     checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
     done = read_state(checkpoint)["step"] if checkpoint else 0
     tokenizer = load_tokenizer(config.model.path)
@@ -64,11 +80,8 @@ def train(config: GrpoRun, source: str, resume: bool) -> None:
         log = MetricsLog(run, config.tensorboard, (done if checkpoint else -1) if resume else None)
         stack.callback(log.close)
         run.discard_after(done if checkpoint else -1)
-        console.phase("starting Ray, the learner and the rollout engines")
-        stack.enter_context(interruptible())
-        stack.enter_context(ray_cluster(config.cluster))
-        updates = config.steps * config.algorithm.minibatches_per_step
-        roles = stack.enter_context(start_roles(config, updates, run.logs))
+        console.phase("starting the learners, the scorers and the rollout engines")
+        roles = stack.enter_context(start_roles(config, run.logs))
         controller = Controller(
             config, run, roles, console, log, PromptSource(prompts, config.seed)
         )
@@ -78,7 +91,7 @@ def train(config: GrpoRun, source: str, resume: bool) -> None:
         controller.run()
 
 
-def _data_files(config: GrpoRun) -> dict[str, list[str]]:
+def _data_files(config: RlRun) -> dict[str, list[str]]:
     heldout = [config.data.heldout] if config.data.heldout else []
     return {"train": [config.data.train], "heldout": heldout}
 
@@ -97,7 +110,7 @@ class Controller:
 
     def __init__(
         self,
-        config: GrpoRun,
+        config: RlRun,
         run: RunDirectory,
         roles: Roles,
         console: Console,
@@ -112,8 +125,13 @@ class Controller:
         self.step = 0
         """Steps done, which is also the policy version."""
         self.best: tuple[float, int] | None = None
-        self.cursors: deque[dict] = deque()
-        """Prompt cursor before each batch that is under way."""
+        self.restored: deque[list[str]] = deque()
+        """Prompt ids of the batches that were under way at the checkpoint."""
+        self.sampling_rounds = 1
+        self.flying: deque[Generation] = deque()
+        """Batches under way, the next one to learn first."""
+        self.kl_coefficient = config.algorithm.kl.coefficient
+        """The current one, where it adapts."""
         self.times: dict[str, float] = {}
         """Seconds of each phase since the last record."""
         self.busy = False
@@ -122,12 +140,11 @@ class Controller:
     def run(self) -> None:
         self._sync()
         self._evaluate()
-        flying: deque[Generation] = deque()
         try:
             while self.step < self.config.steps:
                 began = time.monotonic()
-                self._launch(flying)
-                groups = self._generate(flying)
+                self._launch()
+                groups = self._collect()
                 with self._unbroken():
                     metrics, samples = self._learn(groups)
                     self._step_done()
@@ -148,34 +165,74 @@ class Controller:
                 f"{checkpoint} was made with dtypes {state['dtypes']}, this machine would continue "
                 f"with {dtypes}: set model.dtype and rollout.dtype"
             )
-        self.roles.learner.call("load", str(checkpoint), seconds=self.config.deadlines.checkpoint)
+        seconds = self.config.deadlines.checkpoint
+        for name, learner in self._learners().items():
+            learner.call("load", str(checkpoint / name), seconds=seconds)
         self.prompts.restore(state["prompts"])
         self.step = state["step"]
+        self.kl_coefficient = state["kl_coefficient"]
         self.best = tuple(state["best"]) if state["best"] else None
+        self.restored = deque(state["under_way"])
         self.console.notice(f"resumed after step {self.step} from {checkpoint}")
 
-    def _launch(self, flying: deque[Generation]) -> None:
+    def _learners(self) -> dict[str, LearnerGroup]:
+        """By their folder in a checkpoint."""
+        critic = {"critic": self.roles.critic} if self.roles.critic else {}
+        return {"learner": self.roles.policy, **critic}
+
+    def _launch(self) -> None:
         """Keep as many batches under way as the staleness bound allows."""
-        algorithm = self.config.algorithm
+        algorithm, flying = self.config.algorithm, self.flying
         while (
             len(flying) <= algorithm.max_staleness and self.step + len(flying) < self.config.steps
         ):
-            self.cursors.append(self.prompts.state())
             number = self.step + len(flying)
-            flying.append(
-                self.roles.rollout.start_generation(
-                    self.prompts.take(algorithm.prompts_per_step),
-                    algorithm.completions_per_prompt,
-                    seed=self.config.seed * 1_000_003 + number,
-                )
-            )
+            if self.restored:  # drawn before the checkpoint, and not yet learned from
+                prompts = self.prompts.find(self.restored.popleft())
+            else:
+                prompts = self.prompts.take(algorithm.prompts_per_step)
+            flying.append(self._generate(prompts, number))
 
-    def _generate(self, flying: deque[Generation]) -> list[list[Sample]]:
+    def _generate(self, prompts: list[Prompt], number: int, turn: int = 0) -> Generation:
+        """Set a batch under way; `turn` counts the rounds of dynamic sampling."""
+        return self.roles.rollout.start_generation(
+            prompts,
+            self.config.algorithm.completions_per_prompt,
+            seed=self.config.seed * 1_000_003 + number + turn * 1_000_000_007,
+        )
+
+    def _collect(self) -> list[list[Sample]]:
+        """The scored groups of the next batch; with dynamic sampling those that teach, and more
+        until there are enough.
+        """
+        groups = self._scored(self.flying.popleft())
+        sampling = self.config.algorithm.dynamic_sampling
+        if not sampling:
+            return groups
+        accepted, turn, wanted = _teaching(groups), 1, self.config.algorithm.prompts_per_step
+        while len(accepted) < wanted:
+            if turn == sampling.max_rounds:
+                raise RunFailed(
+                    f"step {self.step + 1}: only {len(accepted)} of {wanted} groups have different "
+                    f"rewards after {turn} rounds of generation: make the rewards finer or the "
+                    "prompts neither too easy nor too hard, or raise "
+                    "algorithm.dynamic_sampling.max_rounds"
+                )
+            prompts = self.prompts.take(wanted - len(accepted))
+            accepted += _teaching(self._scored(self._generate(prompts, self.step, turn)))
+            turn += 1
+        self.sampling_rounds = turn
+        return accepted
+
+    def _scored(self, generation: Generation) -> list[list[Sample]]:
         with self._phase("generate"):
-            generation = flying.popleft()
             completions = generation.result()
+            while self.roles.rollout.losses:
+                self.console.notice(self.roles.rollout.losses.pop(0))
         with self._phase("reward"):
             groups = score_completions(self.config.rewards, generation.prompts, completions)
+            if self.roles.reward_model:
+                groups = self.roles.reward_model.add_scores(groups)
         stalest = max(self.step - s.completion.oldest_version for group in groups for s in group)
         if stalest > self.config.algorithm.max_staleness:
             raise RunFailed(
@@ -195,69 +252,40 @@ class Controller:
         group = torch.tensor(
             [n for n, members in enumerate(groups) for s in members if not s.failure]
         )
-        rewards = torch.tensor([s.reward for s in samples], dtype=torch.float64)
         metrics = sample_metrics(samples, failed, self.step)
+        if self.config.algorithm.dynamic_sampling:
+            metrics["sampling/rounds"] = float(self.sampling_rounds)
         with self._phase("learn"):
-            sequences = self._with_log_probs(batch.to_sequences(samples))
-            if self.config.algorithm.kl.placement == "reward" and self.algorithm.needs_reference:
-                rewards = batch.shaped_rewards(
-                    self.algorithm,
-                    rewards,
-                    [s.fields["old_log_probs"] for s in sequences],
-                    [s.fields["reference_log_probs"] for s in sequences],
-                )
-            samples = batch.with_advantages(self.algorithm, samples, group, rewards)
             self.busy = True
-            metrics |= self._update(samples, sequences, group)
-        metrics["zero_variance_groups"] = float(zero_variance_groups(rewards, group))
-        metrics["advantage/abs_mean"] = float(np.mean([abs(s.advantage) for s in samples]))
-        return metrics, samples + failed
+            learned, samples = learn(
+                self.config,
+                self.roles,
+                self.algorithm,
+                samples,
+                group,
+                self.step + 1,
+                self.kl_coefficient,
+            )
+        if self.algorithm.shapes_rewards:
+            self.kl_coefficient = next_coefficient(
+                self.kl_coefficient,
+                learned["kl/completion"],
+                len(samples),
+                self.config.algorithm.kl,
+            )
+        return metrics | learned, samples + failed
 
     def _step_done(self) -> None:
         """Learner, step count and cursor now tell the same story: a checkpoint may be made."""
         self.step += 1
-        self.cursors.popleft()
         self.busy = False
-
-    def _with_log_probs(self, sequences: list[Sequence]) -> list[Sequence]:
-        """Add the old and the reference log-probs where the algorithm or the updates need them."""
-        algorithm = self.config.algorithm
-        shaping = self.algorithm.needs_reference and algorithm.kl.placement == "reward"
-        if algorithm.minibatches_per_step > 1 or shaping:
-            old = self.roles.learner.call("log_probs", sequences, True)
-            sequences = batch.with_field(sequences, "old_log_probs", old)
-        if self.algorithm.needs_reference:
-            reference = (
-                self.roles.reference.log_probs(sequences)
-                if self.roles.reference
-                else self.roles.learner.call("log_probs", sequences, False)
-            )
-            sequences = batch.with_field(sequences, "reference_log_probs", reference)
-        return sequences
-
-    def _update(
-        self, samples: list[Sample], sequences: list[Sequence], group: torch.Tensor
-    ) -> dict[str, float]:
-        config = self.config
-        sums: list[dict[str, float]] = []
-        for part in batch.split_minibatches(group, config.algorithm.minibatches_per_step):
-            update = batch.make_update(
-                self.algorithm,
-                [samples[i] for i in part],
-                [sequences[i] for i in part],
-                config.rollout.max_completion_tokens,
-            )
-            result = self.roles.learner.call("step", update.sequences, update.normaliser)
-            sums.append(per_token(result, update.tokens))
-        return average(sums)
 
     def _sync(self) -> None:
         """Every engine to the policy version of this step; audited before anything is generated."""
         deadlines = self.config.deadlines
         waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
         with self._phase("sync"):
-            digests = self.roles.learner.call("sync", self.step, seconds=waits)
-            self.roles.rollout.audit(self.step, digests)
+            self.roles.rollout.sync(self.step, waits)
 
     def _record(self, metrics: dict[str, float], samples: list[Sample], seconds: float) -> None:
         """Log the step. Its sync is the one that brought its policy to the engines."""
@@ -310,14 +338,18 @@ class Controller:
         scratch = self.checkpoints.begin(self.step)
         state = {
             "step": self.step,
-            "prompts": self.cursors[0] if self.cursors else self.prompts.state(),
+            "prompts": self.prompts.state(),
+            "under_way": [[p.id for p in generation.prompts] for generation in self.flying],
+            "kl_coefficient": self.kl_coefficient,
             "best": self.best,
             "dtypes": [self.config.model.dtype, self.config.rollout.dtype],
         }
         try:
-            self.roles.learner.call("save", str(scratch), seconds=seconds)
-            ranks = range(self.config.learner.workers)
-            needed = ["model/model.safetensors", *(f"learner/rng-{rank}.pt" for rank in ranks)]
+            needed = ["model/model.safetensors"]
+            for name, learner in self._learners().items():
+                learner.call("save", str(scratch / name), seconds=seconds)
+                needed += [f"{name}/rng-{rank}.pt" for rank in range(len(learner.workers))]
+            self.roles.policy.call("export", str(scratch / "model"), seconds=seconds)
             self.checkpoints.commit(self.step, state, needed)
         except RunFailed as failure:
             raise RunFailed(f"{failure}{self.checkpoints.why_no_room()}") from failure
@@ -361,3 +393,8 @@ class Controller:
         started = time.monotonic()
         yield
         self.times[name] = self.times.get(name, 0.0) + time.monotonic() - started
+
+
+def _teaching(groups: list[list[Sample]]) -> list[list[Sample]]:
+    """The groups whose rewards differ, samples without a reward aside."""
+    return [g for g in groups if teaches([s.reward for s in g if not s.failure])]

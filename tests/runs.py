@@ -119,11 +119,11 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def steps(run: Path) -> dict[int, dict[str, Any]]:
     """Step -> training metrics, without those of the clock and the machine."""
-    volatile = ("time", "tokens_per_s/", "memory/")
+    volatile = ("time", "tokens_per_s/", "memory/", "critic/memory/")
     return {
         record["step"]: {k: v for k, v in record.items() if not k.startswith(volatile)}
         for record in records(run)
-        if "loss" in record
+        if "reward/mean" in record
     }
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from medgpt_ray import batch
+from medgpt_ray.algos.dapo import Dapo
 from medgpt_ray.algos.grpo import Grpo
-from medgpt_ray.config import schema
+from medgpt_ray.algos.policy_gradient import Targets
+from medgpt_ray.config import algorithms as schema
 from medgpt_ray.types import Completion, Prompt, Sample, VersionSpan
 
 
@@ -32,11 +34,12 @@ SAMPLES = [
 GROUP = torch.tensor([0, 0, 1, 1])
 
 
-def update(**settings) -> batch.Update:
+def update(samples=SAMPLES, group=GROUP, **settings) -> batch.Update:
     algorithm = Grpo(schema.Grpo(**settings))
-    rewards = torch.tensor([s.reward for s in SAMPLES]).double()
-    samples = batch.with_advantages(algorithm, SAMPLES, GROUP, rewards)
-    return batch.make_update(algorithm, samples, batch.to_sequences(samples), max_tokens=8)
+    sequences = batch.to_sequences(algorithm, samples)
+    rollouts = batch.rollouts(algorithm, samples, sequences, group, max_tokens=8)
+    sequences = batch.with_targets(sequences, algorithm.targets(rollouts, kl_coefficient=0.0))
+    return batch.policy_update(algorithm, sequences, max_tokens=8)
 
 
 def test_samples_without_gradient_are_counted_and_left_out() -> None:
@@ -61,9 +64,7 @@ def test_truncated_samples_can_be_masked_and_then_count_nowhere() -> None:
 
 
 def test_without_any_gradient_one_sample_keeps_the_optimiser_going() -> None:
-    algorithm = Grpo(schema.Grpo())
-    samples = SAMPLES[2:]
-    made = batch.make_update(algorithm, samples, batch.to_sequences(samples), max_tokens=8)
+    made = update(SAMPLES[2:], GROUP[2:])
     assert len(made.sequences) == 1
     assert made.sequences[0].fields["advantage"].tolist() == [0.0] * 4
 
@@ -73,10 +74,19 @@ def test_minibatches_keep_groups_whole() -> None:
     assert batch.split_minibatches(group, 2) == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_kl_in_the_reward_is_summed_over_the_completion() -> None:
-    kl = schema.Kl(coefficient=0.5, estimator="k1", placement="reward")
-    algorithm = Grpo(schema.Grpo(kl=kl))
-    old = [np.array([-1.0, -2.0], np.float32), np.array([-1.0], np.float32)]
-    reference = [np.array([-1.5, -2.5], np.float32), np.array([-0.5], np.float32)]
-    shaped = batch.shaped_rewards(algorithm, torch.tensor([1.0, 1.0]).double(), old, reference)
-    assert shaped.tolist() == pytest.approx([1.0 - 0.5 * 1.0, 1.0 + 0.5 * 0.5])
+def test_overlong_completions_lose_reward() -> None:
+    algorithm = Dapo(schema.Dapo(overlong=schema.Overlong(buffer_share=0.5)))
+    sequences = batch.to_sequences(algorithm, SAMPLES)
+    rollouts = batch.rollouts(algorithm, SAMPLES, sequences, GROUP, max_tokens=6)
+    # Lengths 3, 5, 4, 2; the buffer is 3 of 6 tokens.
+    assert rollouts.rewards.tolist() == pytest.approx([1.0, -2 / 3, 0.5 - 1 / 3, 0.5])
+
+
+def test_token_targets_find_their_tokens_again() -> None:
+    algorithm = Grpo(schema.Grpo())
+    sequences = batch.to_sequences(algorithm, SAMPLES)
+    numbers = torch.arange(14, dtype=torch.float64)
+    filled = batch.with_targets(sequences, Targets(numbers, numbers + 100))
+    assert filled[1].fields["advantage"].tolist() == [3, 4, 5, 6, 7]
+    assert filled[3].fields["return"].tolist() == [112, 113]
+    assert [s.advantage for s in batch.with_advantages(SAMPLES, filled)] == [1, 5, 9.5, 12.5]

@@ -46,7 +46,7 @@ def file(tiny_model: Path, tmp_path: Path) -> Path:
 def shown(file: Path, *overrides: str) -> str:
     output = io.StringIO()
     loaded = load(file, overrides)
-    stage = dry_run_rl if loaded.config.stage == "grpo" else dry_run_supervised
+    stage = dry_run_rl if loaded.config.stage in ("grpo", "ppo") else dry_run_supervised
     stage.describe(loaded, False, Console(file=output, width=120))
     return output.getvalue()
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,33 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from medgpt_ray.actors.learner import LearnerGroup, LearnerWorker
+from medgpt_ray.actors.learner import CriticWorker, LearnerGroup, PolicyWorker
 from medgpt_ray.actors.plan import Plan, without_memory
+from medgpt_ray.actors.pool import RolloutPool
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
-from medgpt_ray.actors.rollout import RolloutPool, RolloutWorker
+from medgpt_ray.actors.reward_model import RewardModelPool, RewardModelWorker
+from medgpt_ray.actors.rollout import RolloutWorker
 from medgpt_ray.actors.wait import wait
-from medgpt_ray.config.schema import Cluster, GrpoRun, Learner
+from medgpt_ray.config.schema import Cluster, Learner, PpoRun, RlRun
 
-ROLES = {"policy": LearnerWorker, "reference": ReferenceWorker, "rollout": RolloutWorker}
+ROLES = {
+    "policy": PolicyWorker,
+    "critic": CriticWorker,
+    "reference": ReferenceWorker,
+    "reward_model": RewardModelWorker,
+    "rollout": RolloutWorker,
+}
 
 
 @dataclass(frozen=True)
 class Roles:
     """Who takes part in a run."""
 
-    learner: LearnerGroup
+    policy: LearnerGroup
     rollout: RolloutPool
-    reference: ReferencePool | None
+    critic: LearnerGroup | None = None
+    reference: ReferencePool | None = None
+    reward_model: RewardModelPool | None = None
 
 
 @contextmanager
@@ -56,54 +68,78 @@ def ray_cluster(config: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def start_roles(config: GrpoRun, total_updates: int, logs: Path) -> Iterator[Roles]:
+def start_roles(config: RlRun, logs: Path) -> Iterator[Roles]:
     """Place and start every role, learners and engines beside each other."""
     seconds = config.deadlines.start
     plan = without_memory(config)
     group = placement_group(plan.bundles(), strategy="PACK")
     wait({"the placement group": group.ready()}, seconds, "placing the roles")
-    actors = _create(config, plan, group, logs)
+    spawn = Spawner(config, plan, group, logs)
+    updates = config.steps * config.algorithm.updates_per_step
+    actors = {
+        role.name: [spawn(role.name, number) for number in range(role.workers)]
+        for role in plan.roles
+        if role.name != "rollout"
+    }
+    learners = {
+        name: LearnerGroup(name, actors[name], config)
+        for name in ("policy", "critic")
+        if name in actors
+    }
+    pool = RolloutPool(config, learners["policy"], partial(spawn, "rollout"))
     try:
-        learners = LearnerGroup(actors["policy"], config)
-        first = {"learner rank 0": learners.workers[0].address.remote()}
-        address = wait(first, seconds, "starting the roles")["learner rank 0"]
-        starting = {
-            f"learner rank {rank}": worker.start.remote(address, total_updates)
-            for rank, worker in enumerate(learners.workers)
-        }
-        for role in ("rollout", "reference"):
+        starting = pool.starting()
+        for learner in learners.values():
+            starting |= learner.start(updates)
+        for role in ("reference", "reward_model"):
             for number, worker in enumerate(actors.get(role, [])):
                 starting[f"{role} worker {number}"] = worker.ready.remote()
         wait(starting, seconds, "starting the roles")
-        learners.call("connect", actors["rollout"], seconds=seconds)
         yield Roles(
-            learners,
-            RolloutPool(actors["rollout"], config),
-            ReferencePool(actors["reference"], config) if "reference" in actors else None,
+            policy=learners["policy"],
+            rollout=pool,
+            critic=learners.get("critic"),
+            reference=ReferencePool(actors["reference"], config) if "reference" in actors else None,
+            reward_model=(
+                RewardModelPool(actors["reward_model"], config)
+                if "reward_model" in actors
+                else None
+            ),
         )
     finally:
+        pool.shutdown()
         for worker in (worker for workers in actors.values() for worker in workers):
             ray.kill(worker)
         remove_placement_group(group)
 
 
-def _create(config: GrpoRun, plan: Plan, group: Any, logs: Path) -> dict[str, list[Any]]:
-    actors: dict[str, list[Any]] = {}
-    bundle = 0
-    for role in plan.roles:
-        for number in range(role.workers):
-            options = ROLES[role.name].options(
-                num_cpus=role.cpus,
-                num_gpus=role.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    group, placement_group_bundle_index=bundle
-                ),
-                runtime_env={"env_vars": _environment(config, role.name)},
+@dataclass(frozen=True)
+class Spawner:
+    """Starts actors in the bundles that the plan has for them."""
+
+    config: RlRun
+    plan: Plan
+    group: Any
+    logs: Path
+
+    def __call__(self, role: str, number: int) -> Any:
+        """Worker `number` of a role. One beyond the plan runs wherever there is room."""
+        planned = next(r for r in self.plan.roles if r.name == role)
+        placed: dict[str, Any] = {}
+        if number < planned.workers:
+            before = takewhile(lambda r: r.name != role, self.plan.roles)
+            placed["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                self.group, placement_group_bundle_index=sum(r.workers for r in before) + number
             )
-            log = str(logs.resolve() / f"{role.name}-{number}.log")
-            actors.setdefault(role.name, []).append(options.remote(config, number, log))
-            bundle += 1
-    return actors
+        options = ROLES[role].options(
+            num_cpus=planned.cpus,
+            num_gpus=planned.gpus,
+            runtime_env={"env_vars": _environment(self.config, role)},
+            **placed,
+        )
+        return options.remote(
+            self.config, number, str(self.logs.resolve() / f"{role}-{number}.log")
+        )
 
 
 def learner_environment(learner: Learner) -> dict[str, str]:
@@ -119,7 +155,7 @@ def learner_environment(learner: Learner) -> dict[str, str]:
     return common | kept | {"DS_ACCELERATOR": "cpu"}
 
 
-def _environment(config: GrpoRun, role: str) -> dict[str, str]:
+def _environment(config: RlRun, role: str) -> dict[str, str]:
     if role == "rollout":
         return {
             "TOKENIZERS_PARALLELISM": "false",
@@ -130,4 +166,6 @@ def _environment(config: GrpoRun, role: str) -> dict[str, str]:
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_NO_USAGE_STATS": "1",
         }
+    if role == "critic" and isinstance(config, PpoRun):
+        return learner_environment(config.critic)
     return learner_environment(config.learner)

@@ -1,4 +1,4 @@
-"""The learner group: one Ray actor a data-parallel rank around `models.learner.Learner`."""
+"""Learner groups: one Ray actor a data-parallel rank around `models.learner.Learner`."""
 
 import os
 from collections.abc import Sequence as Seq
@@ -9,20 +9,24 @@ import numpy as np
 import ray
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.wait import wait
+from medgpt_ray.actors.wait import Pending, wait
 from medgpt_ray.algos.policy_loss import Normaliser
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import Learner, Model, PpoRun, RlRun
 from medgpt_ray.models.packing import Sequence
 
 
-@ray.remote
-class LearnerWorker:
-    """One rank. All ranks get the same calls with the same arguments, at the same time."""
+class Rank:
+    """One rank of a learner group. All ranks get the same calls with the same arguments, at the
+    same time.
+    """
 
-    def __init__(self, config: GrpoRun, rank: int, log: str) -> None:
+    def __init__(self, config: RlRun, rank: int, log: str) -> None:
         log_to(log)
         self.config, self.rank = config, rank
-        self.sender: Any = None
+
+    def section(self) -> Learner:
+        """The section of the configuration that this group learns by."""
+        raise NotImplementedError
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 can be met: this host and a free port on it."""
@@ -33,39 +37,69 @@ class LearnerWorker:
             probe.bind((host, 0))
             return host, probe.getsockname()[1]
 
-    def start(self, address: tuple[str, int], total_updates: int) -> dict[str, int]:
+    def join(self, address: tuple[str, int], total_updates: int) -> dict[str, int]:
         """Join the group and load the model; returns the process id."""
         import torch
 
-        config = self.config.learner
+        section = self.section()
         os.environ.update(
             RANK=str(self.rank),
-            WORLD_SIZE=str(config.workers),
+            WORLD_SIZE=str(section.workers),
             LOCAL_RANK="0",
             MASTER_ADDR=address[0],
             MASTER_PORT=str(address[1]),
         )
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(section.threads)
         import deepspeed
 
         # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed("nccl" if config.gpus else "gloo", verbose=False)
-        import medgpt_ray.actors.sync.sender  # noqa: F401  vLLM takes long: while the engines start
+        deepspeed.init_distributed("nccl" if section.gpus else "gloo", verbose=False)
         from medgpt_ray.algos import ALGORITHMS
         from medgpt_ray.models.learner import Learner
+
+        self.total_updates = total_updates
+        self.algorithm = ALGORITHMS[self.config.algorithm.name](self.config.algorithm)
+        module, model = self.load_module()
+        self.learner = Learner(module, model, section, self.config.seed)
+        return {"pid": os.getpid()}
+
+    def load_module(self) -> tuple[Any, Model]:
+        """The module to train, and the section that describes its model."""
+        raise NotImplementedError
+
+    def update(self, batch: Seq[Sequence], loss: Any) -> dict[str, float]:
+        updates = self.learner.updates
+        span = updates / self.total_updates, (updates + 1) / self.total_updates
+        return self.learner.step(batch, loss, span) | {"memory/learner_gib": memory_gib()}
+
+    def save(self, directory: str) -> None:
+        """Resume state into `directory`."""
+        self.learner.save(Path(directory))
+
+    def load(self, directory: str) -> None:
+        self.learner.load(Path(directory))
+
+
+@ray.remote
+class PolicyWorker(Rank):
+    """One rank of the policy."""
+
+    sender: Any = None
+
+    def section(self) -> Learner:
+        return self.config.learner
+
+    def load_module(self) -> tuple[Any, Model]:
+        import medgpt_ray.actors.sync.sender  # noqa: F401  vLLM takes long: while the engines start
         from medgpt_ray.models.load import load_policy
         from medgpt_ray.models.policy import Policy
 
-        model, seed = self.config.model, self.config.seed
-        self.total_updates = total_updates
-        self.algorithm = ALGORITHMS[self.config.algorithm.name](self.config.algorithm)
-        policy = Policy(load_policy(model, seed), self.config.rollout.temperature)
-        self.learner = Learner(policy, model, config, seed)
-        return {"pid": os.getpid()}
+        model = self.config.model
+        return Policy(load_policy(model, self.config.seed), self.config.rollout.temperature), model
 
     def connect(self, workers: list[Any]) -> None:
-        """Open the weight transfer to the rollout workers."""
+        """Open the weight transfer to the rollout workers, in place of one to others."""
         import torch
 
         from medgpt_ray.actors.sync.sender import WeightSender
@@ -73,6 +107,8 @@ class LearnerWorker:
         deadlines = self.config.deadlines
         # A sync queues behind generation that is under way when max_staleness is above 0.
         waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
+        if self.sender is not None:
+            self.sender.engine.shutdown()
         self.sender = WeightSender(
             self.learner.module,
             workers,
@@ -93,45 +129,83 @@ class LearnerWorker:
 
     def step(self, batch: Seq[Sequence], normaliser: Normaliser) -> dict[str, float]:
         """One update; `fields` of the sequences are the inputs of the algorithm's loss."""
-        import torch
-
         from medgpt_ray.actors.loss import policy_loss
 
-        updates = self.learner.updates
-        span = updates / self.total_updates, (updates + 1) / self.total_updates
-        metrics = self.learner.step(batch, policy_loss(self.algorithm, normaliser), span)
-        if torch.cuda.is_available():
-            metrics["memory/learner_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        else:
-            import psutil
+        return self.update(batch, policy_loss(self.algorithm, normaliser))
 
-            metrics["memory/learner_gib"] = psutil.Process().memory_info().rss / 2**30
-        return metrics
-
-    def save(self, directory: str) -> None:
-        """Resume state into `directory`/learner and, from rank 0, an HF model into /model."""
+    def export(self, directory: str) -> None:
+        """An HF model into `directory`, written by rank 0."""
         from medgpt_ray.models.export import save_model
 
-        self.learner.save(Path(directory) / "learner")
-        save_model(
-            self.learner.module, self.config.model, Path(directory) / "model", self.rank == 0
-        )
+        save_model(self.learner.module, self.config.model, Path(directory), self.rank == 0)
 
-    def load(self, directory: str) -> None:
-        self.learner.load(Path(directory) / "learner")
+
+@ray.remote
+class CriticWorker(Rank):
+    """One rank of PPO's critic."""
+
+    config: PpoRun
+
+    def section(self) -> Learner:
+        return self.config.critic
+
+    def load_module(self) -> tuple[Any, Model]:
+        from medgpt_ray.models.load import critic_model
+        from medgpt_ray.models.reward import load_reward_model
+        from medgpt_ray.models.value import ValueModel
+
+        model = critic_model(self.config)
+        return ValueModel(load_reward_model(model, self.config.seed)), model
+
+    def values(self, batch: Seq[Sequence]) -> list[np.ndarray]:
+        """[T] each: the value before every completion token."""
+        self.learner.engine.eval()
+        values = self.learner.score(self.learner.engine, batch)
+        return values if self.rank == 0 else []
+
+    def step(self, batch: Seq[Sequence], normaliser: Normaliser) -> dict[str, float]:
+        """One update on the fields `old_values` and `return`."""
+        from medgpt_ray.actors.loss import critic_loss
+
+        return self.update(batch, critic_loss(self.config.algorithm, normaliser))
+
+
+def memory_gib() -> float:
+    """What this process holds: its GPU's peak, or its resident memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**30  # type: ignore[no-any-return]
 
 
 class LearnerGroup:
     """Calls every rank and waits for all of them."""
 
-    def __init__(self, workers: list[Any], config: GrpoRun) -> None:
-        self.workers, self.deadlines = workers, config.deadlines
+    def __init__(self, name: str, workers: list[Any], config: RlRun) -> None:
+        self.name, self.workers, self.deadlines = name, workers, config.deadlines
+
+    def start(self, total_updates: int) -> dict[str, Any]:
+        """The calls that bring every rank up, by who was called."""
+        seconds = self.deadlines.start
+        first = {f"{self.name} rank 0": self.workers[0].address.remote()}
+        (address,) = wait(first, seconds, "starting the roles").values()
+        return self._calls("join", address, total_updates)
 
     def call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
         """The answer of rank 0."""
-        calls = {
-            f"learner rank {rank}": getattr(worker, method).remote(*arguments)
+        return self.begin(method, *arguments, seconds=seconds).result()
+
+    def begin(self, method: str, *arguments: Any, seconds: float | None = None) -> Pending:
+        """The same on its way: other groups can work in the meantime."""
+        calls = self._calls(method, *arguments)
+        limit = seconds or self.deadlines.learn
+        return Pending(calls, limit, f"{self.name} {method}", lambda answers: next(iter(answers)))
+
+    def _calls(self, method: str, *arguments: Any) -> dict[str, Any]:
+        return {
+            f"{self.name} rank {rank}": getattr(worker, method).remote(*arguments)
             for rank, worker in enumerate(self.workers)
         }
-        what = f"learner {method}"
-        return wait(calls, seconds or self.deadlines.learn, what)["learner rank 0"]

@@ -15,7 +15,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA, Rollout
+from medgpt_ray.config.schema import (
+    Full,
+    Learner,
+    LoRA,
+    Model,
+    PpoRun,
+    QLoRA,
+    RewardModel,
+    RlRun,
+    Rollout,
+)
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 
 MIB = 2**20
@@ -149,17 +159,20 @@ class Plan:
         ]
 
 
-def plan(config: RunConfig, facts: ModelFacts) -> Plan:
-    """Roles, resources and memory of a run."""
+def plan(config: RunConfig, facts: ModelFacts, reward_model: ModelFacts | None = None) -> Plan:
+    """Roles, resources and memory of a run. The critic is taken to be of the policy's size."""
     if isinstance(config, SupervisedRun):
         learner, data = without_memory(config).roles
         return Plan((replace(learner, memory=_trainer(config, facts)), data))
-    estimate = {"policy": _policy, "reference": _reference, "rollout": _rollout}
+    estimate = {
+        "policy": lambda: _policy(config, facts),
+        "critic": lambda: _critic(config, facts),
+        "reference": lambda: _reference(config, facts),
+        "reward_model": lambda: _reward_model(config, reward_model or facts),
+        "rollout": lambda: _rollout(config, facts),
+    }
     return Plan(
-        tuple(
-            replace(role, memory=estimate[role.name](config, facts))
-            for role in without_memory(config).roles
-        )
+        tuple(replace(role, memory=estimate[role.name]()) for role in without_memory(config).roles)
     )
 
 
@@ -174,15 +187,24 @@ def without_memory(config: RunConfig) -> Plan:
         learner = config.learner
         trainers = Role("learner", learner.workers, learner.cpus, learner.gpus)
         return Plan((trainers, Role("data", 1, config.data.cpus, 0.0)))
-    learner, rollout = config.learner, config.rollout
-    roles = [Role("policy", learner.workers, learner.cpus, learner.gpus)]
+    learner = config.learner
+    sections: dict[str, Learner | RewardModel | Rollout] = {"policy": learner}
+    if isinstance(config, PpoRun):
+        sections["critic"] = config.critic
     if config.algorithm.kl.coefficient > 0 and isinstance(config.model.adaptation, Full):
-        roles.append(Role("reference", learner.workers, learner.cpus, learner.gpus))
-    roles.append(Role("rollout", rollout.workers, rollout.cpus, rollout.gpus))
-    return Plan(tuple(roles))
+        sections["reference"] = learner
+    if config.reward_model:
+        sections["reward_model"] = config.reward_model
+    sections["rollout"] = config.rollout
+    return Plan(
+        tuple(
+            Role(name, section.workers, section.cpus, section.gpus)
+            for name, section in sections.items()
+        )
+    )
 
 
-def width(section: Model | Rollout, gpus: float) -> int:
+def width(section: Model | Rollout | RewardModel, gpus: float) -> int:
     """Bytes of one number in the section's compute type; `auto` is looked up on this machine."""
     if section.dtype == "auto":
         from medgpt_ray.models.load import resolve_dtype  # imports torch
@@ -191,19 +213,33 @@ def width(section: Model | Rollout, gpus: float) -> int:
     return 2 if section.dtype == "bfloat16" else 4
 
 
-def kv_bytes_per_token(config: GrpoRun, facts: ModelFacts) -> int:
+def kv_bytes_per_token(config: RlRun, facts: ModelFacts) -> int:
     """What one token takes in the KV cache of a rollout worker."""
     return facts.kv_numbers_per_token * width(config.rollout, config.rollout.gpus)
 
 
-def sync_buffer_bytes(config: GrpoRun, facts: ModelFacts) -> int:
+def sync_buffer_bytes(config: RlRun, facts: ModelFacts) -> int:
     """Extra memory of a weight transfer: two buckets, or two of the largest tensor."""
     tensor = facts.largest_tensor * width(config.rollout, config.rollout.gpus)
     return 2 * max(config.sync.bucket_mib * MIB, tensor)
 
 
-def _policy(config: GrpoRun, facts: ModelFacts) -> Memory:
+def _policy(config: RlRun, facts: ModelFacts) -> Memory:
     return replace(_learner(config, facts), sync_buffer=sync_buffer_bytes(config, facts))
+
+
+def _critic(config: RlRun, facts: ModelFacts) -> Memory:
+    assert isinstance(config, PpoRun)
+    model = config.model.model_copy(update={"adaptation": config.critic.adaptation})
+    return _learner(config.model_copy(update={"model": model, "learner": config.critic}), facts)
+
+
+def _reward_model(config: RlRun, facts: ModelFacts) -> Memory:
+    section = config.reward_model
+    assert section is not None
+    size = width(section, section.gpus)
+    layer = (6 * facts.hidden + 4 * facts.intermediate) * section.max_tokens * size
+    return Memory(weights=facts.parameters * size, activations=layer)
 
 
 def _trainer(config: SupervisedRun, facts: ModelFacts) -> Memory:
@@ -235,14 +271,14 @@ def _learner(config: RunConfig, facts: ModelFacts) -> Memory:
     )
 
 
-def _reference(config: GrpoRun, facts: ModelFacts) -> Memory:
+def _reference(config: RlRun, facts: ModelFacts) -> Memory:
     return Memory(
         weights=facts.parameters * width(config.model, config.learner.gpus),
         activations=_activations(config, facts, kept_layers=1, projections=2),
     )
 
 
-def _rollout(config: GrpoRun, facts: ModelFacts) -> Memory:
+def _rollout(config: RlRun, facts: ModelFacts) -> Memory:
     rollout = config.rollout
     return Memory(
         weights=facts.parameters * width(rollout, rollout.gpus),

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Sequence as Seq
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import ray
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.wait import wait
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.actors.wait import Pending
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.models.packing import Sequence
 
 
@@ -17,7 +18,7 @@ from medgpt_ray.models.packing import Sequence
 class ReferenceWorker:
     """The policy's starting weights. LoRA runs need none: they switch the adapter off."""
 
-    def __init__(self, config: GrpoRun, number: int, log: str) -> None:
+    def __init__(self, config: RlRun, number: int, log: str) -> None:
         import torch
 
         from medgpt_ray.models.load import load_frozen
@@ -47,16 +48,15 @@ class ReferenceWorker:
 class ReferencePool:
     """All reference workers; each scores a stretch of the batch."""
 
-    def __init__(self, workers: list[Any], config: GrpoRun) -> None:
+    def __init__(self, workers: list[Any], config: RlRun) -> None:
         self.workers, self.seconds = workers, config.deadlines.learn
 
-    def log_probs(self, batch: Seq[Sequence]) -> list[np.ndarray]:
-        """[T] float32 for each sequence, in order."""
+    def begin(self, batch: Seq[Sequence]) -> Pending:
+        """On its way: [T] float32 for each sequence, in order."""
         size = -(-len(batch) // len(self.workers))
         shares = [batch[start : start + size] for start in range(0, len(batch), size)]
         calls = {
             f"reference worker {number}": worker.log_probs.remote(share)
             for number, (worker, share) in enumerate(zip(self.workers, shares, strict=False))
         }
-        answers = wait(calls, self.seconds, "reference log-probs")
-        return [values for name in calls for values in answers[name]]
+        return Pending(calls, self.seconds, "reference log-probs", lambda a: list(chain(*a)))

@@ -1,4 +1,4 @@
-"""Rollout workers: one vLLM engine each, and the pool that shares prompts out to them."""
+"""Rollout workers: one vLLM engine each."""
 
 import os
 from collections.abc import Sequence
@@ -7,9 +7,7 @@ from typing import Any
 import ray
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.sync.audit import compare
-from medgpt_ray.actors.wait import RunFailed, wait
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.types import Completion, Prompt, VersionSpan
 
 
@@ -21,7 +19,7 @@ class RolloutWorker:
     The engine starts with dummy weights: it is of use only after its first sync.
     """
 
-    def __init__(self, config: GrpoRun, number: int, log: str) -> None:
+    def __init__(self, config: RlRun, number: int, log: str) -> None:
         log_to(log)
         from vllm import LLM
         from vllm.config import WeightTransferConfig
@@ -130,55 +128,3 @@ class RolloutWorker:
             return {"(policy version)": str(self.version)}
         (digests,) = self.engine.collective_rpc("audit_digests", args=(version,))
         return digests
-
-
-class RolloutPool:
-    """All rollout workers. Prompts go round the workers in order, so a run can be repeated."""
-
-    def __init__(self, workers: list[Any], config: GrpoRun) -> None:
-        self.workers, self.config = workers, config
-
-    def start_generation(
-        self, prompts: Sequence[Prompt], completions: int, seed: int, greedy: bool = False
-    ) -> "Generation":
-        calls = {}
-        for number, worker in enumerate(self.workers):
-            share = list(prompts[number :: len(self.workers)])
-            if share:
-                calls[f"rollout worker {number}"] = worker.generate.remote(
-                    share, completions, seed * len(self.workers) + number, greedy
-                )
-        return Generation(list(prompts), calls, len(self.workers), self.config.deadlines.generate)
-
-    def audit(self, version: int, learner_digests: dict[str, str]) -> None:
-        """Stop the run when a worker does not compute with the learner's weights."""
-        calls = {
-            f"rollout worker {number}": worker.audit.remote(version)
-            for number, worker in enumerate(self.workers)
-        }
-        answers = wait(calls, self.config.deadlines.sync, "weight audit")
-        for worker, digests in answers.items():
-            compare(learner_digests, digests, worker, version)
-
-
-class Generation:
-    """Completions on their way."""
-
-    def __init__(
-        self, prompts: list[Prompt], calls: dict[str, Any], workers: int, seconds: float
-    ) -> None:
-        self.prompts, self._calls = prompts, calls
-        self._workers, self._seconds = workers, seconds
-
-    def result(self) -> list[list[Completion]]:
-        """The groups in the order of the prompts."""
-        answers = wait(self._calls, self._seconds, "generation")
-        shares = {name: iter(groups) for name, groups in answers.items()}
-        groups = [
-            next(shares[f"rollout worker {place % self._workers}"])
-            for place in range(len(self.prompts))
-        ]
-        for prompt, group in zip(self.prompts, groups, strict=True):
-            if group[0].prompt_id != prompt.id:
-                raise RunFailed(f"completions of {group[0].prompt_id} came for {prompt.id}")
-        return groups

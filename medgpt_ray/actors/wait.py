@@ -1,23 +1,35 @@
 """Waiting for actors: every wait has an owner, a deadline, and a post-mortem when it runs out."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+
+LAST_WORDS_S = 5.0
+"""When one fails, so long the others are listened to: who broke a collective may have died."""
+
+
+GONE = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError)
+"""How a call to a process that no longer is there fails."""
 
 
 class RunFailed(RuntimeError):
     """The run cannot go on; the message is the post-mortem."""
 
 
+class RoleDied(RunFailed):
+    """A process or its node is gone: started anew, the run can go on from its last checkpoint."""
+
+
 def wait(calls: Mapping[str, ray.ObjectRef], seconds: float, what: str) -> dict[str, Any]:
-    """Results of the calls by the name of who was called.
+    """Results of the calls by the name of who was called, in the order of `calls`.
 
     Raises:
+        RoleDied: someone's process is gone; names who.
         RunFailed: someone failed (its error is chained) or did not answer within `seconds`; names
-        who,
-            and who had answered by then.
+            who, and who had answered by then.
     """
     started = time.monotonic()
     names = {ref: name for name, ref in calls.items()}
@@ -36,12 +48,47 @@ def wait(calls: Mapping[str, ray.ObjectRef], seconds: float, what: str) -> dict[
             try:
                 results[names[ref]] = ray.get(ref, timeout=60)
             except ray.exceptions.RayError as error:
-                raise RunFailed(f"{what}: {names[ref]} failed: {_cause(error)}") from error
-    return results
+                if dead := _dead({ref: names[ref] for ref in [ref, *pending]}):
+                    raise RoleDied(f"{what}: {dead}") from error
+                raise RunFailed(f"{what}: {names[ref]} failed: {cause(error)}") from error
+    return {name: results[name] for name in calls}
 
 
-def _cause(error: ray.exceptions.RayError) -> str:
-    cause = getattr(error, "cause", None)
-    if cause is not None:
-        return f"{type(cause).__name__}: {cause}"
+@dataclass(frozen=True)
+class Pending:
+    """Calls on their way."""
+
+    calls: Mapping[str, ray.ObjectRef]
+    seconds: float
+    what: str
+    combine: Callable[[Any], Any]
+    """Makes the result of the answers, which come in the order of the calls."""
+
+    def result(self) -> Any:
+        """As `wait`, and raises as it does."""
+        return self.combine(wait(self.calls, self.seconds, self.what).values())
+
+
+def _dead(names: Mapping[ray.ObjectRef, str]) -> str:
+    """Who of those not done is gone; empty when nobody is. The ranks of a collective fail with it
+    when one of them dies, often before the death itself is known.
+    """
+    ready, _ = ray.wait(list(names), num_returns=len(names), timeout=LAST_WORDS_S)
+    dead = []
+    for ref in ready:
+        try:
+            ray.get(ref, timeout=60)
+        except GONE as error:
+            dead.append(f"{names[ref]} is gone: {cause(error)}")
+        except ray.exceptions.RayError as error:
+            if isinstance(getattr(error, "cause", None), RoleDied):
+                dead.append(cause(error))  # it waited for one that died
+    return "; ".join(dead)
+
+
+def cause(error: Exception) -> str:
+    """The error in one line; of one that was raised inside an actor, that error."""
+    inner = getattr(error, "cause", None)
+    if inner is not None:
+        return f"{type(inner).__name__}: {inner}"
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -30,6 +30,28 @@ def group_advantages(
     return centred.masked_fill(_without_variance(rewards, groups, index)[index], 0.0)
 
 
+def leave_one_out(rewards: Tensor, group: Tensor) -> Tensor:
+    """[B] R - mean of the rewards of the other completions of the prompt (RLOO, arXiv 2402.14740);
+    0 for a completion without others. Arguments as in `group_advantages`.
+    """
+    groups, index, count = _groups(group)
+    sum_U = rewards.new_zeros(groups).index_add(0, index, rewards)
+    others = (count - 1)[index]
+    baseline = (sum_U[index] - rewards) / others.clamp(min=1)
+    silent = (others == 0) | _without_variance(rewards, groups, index)[index]
+    return (rewards - baseline).masked_fill(silent, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """[N] to mean 0 and variance 1 (unbiased) over the tokens of `mask` [N]; 0 elsewhere, and
+    everywhere when all are equal.
+    """
+    kept = values[mask > 0]
+    if kept.numel() < 2 or bool((kept == kept[0]).all()):
+        return torch.zeros_like(values)
+    return (values - kept.mean()) * torch.rsqrt(kept.var() + eps) * mask
+
+
 def zero_variance_groups(rewards: Tensor, group: Tensor) -> int:
     """How many groups teach nothing: all rewards equal, or a single member."""
     groups, index, _ = _groups(group)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medgpt_ray.algos.kl import LOG_RATIO_LIMIT
-from medgpt_ray.config.schema import Mask, NoCorrection, SequenceMask, Truncate
+from medgpt_ray.config.algorithms import Mask, NoCorrection, SequenceMask, Truncate
 
 Correction = NoCorrection | Truncate | Mask | SequenceMask
 

@@ -5,14 +5,12 @@ S = sequences of the micro-batch. A sequence is never cut over micro-batches.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medgpt_ray.algos.kl import LOG_RATIO_LIMIT
-
-Aggregation = Literal["sequence", "token", "constant"]
+from medgpt_ray.config.algorithms import Aggregation
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class TokenBatch:
     reference_log_probs: Tensor | None
     """[N] of the reference model; None when the algorithm needs none."""
     advantages: Tensor
-    """[N] a sequence's advantage, repeated over its tokens."""
+    """[N] of each token."""
     mask: Tensor
     """[N] 1.0 where the token is trained on, else 0.0."""
     sequence: Tensor
@@ -61,9 +59,10 @@ def aggregate(
 ) -> Tensor:
     """This micro-batch's part of the global loss; parts of micro-batches and ranks are *added*.
 
-    `sequence`: mean over sequences of their token means (GRPO, arXiv 2402.03300). `token`: mean
-    over tokens (DAPO, arXiv 2503.14476). `constant`: sum over tokens, divided by sequences x
-    max_completion_tokens, which favours no length (Dr. GRPO, arXiv 2503.20783).
+    `sequence`: mean over sequences of their token means (GRPO, arXiv 2402.03300). `sequence_sum`:
+    mean over sequences of their token sums. `token`: mean over tokens (DAPO, arXiv 2503.14476).
+    `constant`: sum over tokens, divided by sequences x max_completion_tokens, which favours no
+    length (Dr. GRPO, arXiv 2503.20783).
     """
     masked = per_token * batch.mask
     sequences = max(normaliser.sequences, 1)
@@ -71,6 +70,8 @@ def aggregate(
         return masked.sum() / max(normaliser.tokens, 1)
     if aggregation == "constant":
         return masked.sum() / (sequences * normaliser.max_completion_tokens)
+    if aggregation == "sequence_sum":
+        return masked.sum() / sequences
     lengths = batch.sequence_lengths.to(masked.dtype).clamp(min=1)
     return (masked / lengths[batch.sequence]).sum() / sequences
 

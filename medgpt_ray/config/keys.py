@@ -186,11 +186,14 @@ def _value(node: Node) -> Node:
 
 
 def _variant(node: Node, tree: Any) -> Node:
-    """As `_value`, and of a tagged union the variant that `tree` names, when it names one."""
+    """As `_value`, and of a tagged union the variant that `tree` names, or the one that needs no
+    naming."""
     value = _value(node)
     if "oneOf" not in value:
         return node
     tag = _inside(tree, value["discriminator"]["propertyName"])
+    if tag is None:
+        tag = value.get("default_tag")
     mapping = value["discriminator"]["mapping"]
     return {"$ref": mapping[tag]} if isinstance(tag, str) and tag in mapping else value
 

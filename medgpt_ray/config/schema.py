@@ -7,20 +7,19 @@ machine (files, cluster, port) is checked in the preflight.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from medgpt_ray.config.algorithms import CriticFree, Grpo, PolicyGradient, Ppo
+from medgpt_ray.config.section import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+)
+
 Dtype = Literal["auto", "float32", "bfloat16"]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Full(Section):
@@ -98,92 +97,6 @@ class Reward(Section):
     """Passed to the function as keyword arguments."""
 
 
-class Kl(Section):
-    """Penalty for drifting from the reference model. With coefficient 0 no reference is loaded."""
-
-    coefficient: NonNegativeFloat = 0.0
-    estimator: Literal["k1", "k2", "k3"] = "k3"
-    """In the loss every estimator gives its value, with the gradient of k2 straight through: the
-    only one whose expectation is the gradient of the KL."""
-    placement: Literal["loss", "reward"] = "loss"
-
-
-class NoCorrection(Section):
-    kind: Literal["none"] = "none"
-
-
-class Truncate(Section):
-    """Truncated importance sampling: weights clamped to at most `cap`."""
-
-    kind: Literal["truncate"] = "truncate"
-    cap: PositiveFloat = 2.0
-
-
-class Bounds(Section):
-    """Weights inside [low, high] take part."""
-
-    low: PositiveFloat
-    high: PositiveFloat
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be less than high ({self.high})")
-        return self
-
-
-class Mask(Bounds):
-    """IcePop: tokens whose weight leaves [low, high] take no part."""
-
-    kind: Literal["mask"] = "mask"
-    low: PositiveFloat = 0.5
-    high: PositiveFloat = 5.0
-
-
-class SequenceMask(Bounds):
-    """Sequences whose geometric-mean weight leaves [low, high] take no part."""
-
-    kind: Literal["sequence_mask"] = "sequence_mask"
-    low: PositiveFloat = 0.9
-    high: PositiveFloat = 1.1
-
-
-class Grpo(Section):
-    """GRPO (arXiv 2402.03300)."""
-
-    name: Literal["grpo"] = "grpo"
-    prompts_per_step: Positive = 16
-    completions_per_prompt: Annotated[int, Field(ge=2)] = 8
-    minibatches_per_step: Positive = 1
-    """Optimiser updates made from the samples of one step."""
-    scale_by_std: bool = True
-    """Divide the advantage by the group's standard deviation; False as in Dr. GRPO (2503.20783)."""
-    clip_low: PositiveFloat = 0.2
-    clip_high: PositiveFloat = 0.2
-    """0.28 is DAPO's clip-higher (arXiv 2503.14476)."""
-    kl: Kl = Kl()
-    aggregation: Literal["sequence", "token", "constant"] = "sequence"
-    """How per-token losses add up over the *global* batch: the mean over sequences of token means,
-    the mean over tokens, or the sum over tokens divided by sequences x max_completion_tokens."""
-    mask_truncated: bool = False
-    """Leave out completions that ran into the token limit (DAPO)."""
-    rollout_correction: Annotated[
-        NoCorrection | Truncate | Mask | SequenceMask, Field(discriminator="kind")
-    ] = Truncate()
-    """Importance weight between the learner's and the rollout engine's log-probs."""
-    max_staleness: NonNegative = 0
-    """Policy versions between a sample and its use. 0 is strictly on-policy and reproducible."""
-
-    @model_validator(mode="after")
-    def _minibatches_divide(self) -> "Grpo":
-        if self.prompts_per_step % self.minibatches_per_step:
-            raise ValueError(
-                f"minibatches_per_step ({self.minibatches_per_step}) must divide "
-                f"prompts_per_step ({self.prompts_per_step})"
-            )
-        return self
-
-
 class Learner(Section):
     workers: Positive = 1
     """Data-parallel ranks."""
@@ -223,9 +136,38 @@ class Learner(Section):
         return self
 
 
+class Critic(Learner):
+    """The learner group of PPO's critic: a model with a value head."""
+
+    path: str | None = None
+    """Model to start from: a reward model, whose head is kept, or a language model, with a new
+    head. None is the reward model of the run where it has the policy's tokenizer, else the policy's
+    own model. It must have the policy's tokenizer."""
+    adaptation: Annotated[Full | LoRA, Field(discriminator="kind")] = Full()
+    learning_rate: PositiveFloat = 1e-5
+
+
+class RewardModel(Section):
+    """A model of the RM stage that scores completions, with its own tokenizer and chat template."""
+
+    path: str
+    """Model directory or run directory."""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    dtype: Dtype = "auto"
+    max_tokens: Positive = 2048
+    """Of prompt and completion together, by its own tokenizer; a longer one costs its sample."""
+    workers: Positive = 1
+    threads: Positive = 1
+    cpus: PositiveFloat = 1.0
+    gpus: NonNegativeFloat = 0.0
+
+
 class Rollout(Section):
     workers: Positive = 1
     """vLLM engines."""
+    max_workers: Positive | None = None
+    """More engines join while the cluster has room for them, up to this many; a batch of prompts is
+    always cut into so many shares. None keeps `workers`."""
     threads: Positive = 1
     cpus: PositiveFloat = 1.0
     gpus: NonNegativeFloat = 0.0
@@ -238,6 +180,12 @@ class Rollout(Section):
     max_completion_tokens: Positive = 256
     kv_cache_gib: PositiveFloat = 1.0
     max_concurrent_sequences: Positive = 64
+
+    @model_validator(mode="after")
+    def _room_to_grow(self) -> Self:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers ({self.max_workers}) is less than workers")
+        return self
 
 
 class Sync(Section):
@@ -281,54 +229,95 @@ class Cluster(Section):
     """CPUs of the local cluster; none counts the machine's."""
 
 
-class GrpoRun(Section):
-    """A reinforcement-learning run (`stage: grpo`)."""
+class Faults(Section):
+    """What a run survives by itself."""
 
-    stage: Literal["grpo"]
+    max_restarts: NonNegative = 3
+    """So often all roles are started anew from the last checkpoint after one of them died."""
+
+
+class RlRun(Section):
+    """A reinforcement-learning run."""
+
+    stage: str
     output_dir: str
     seed: NonNegative = 0
     steps: Positive
     model: Model
     data: Data
-    algorithm: Grpo = Grpo()
-    rewards: Annotated[list[Reward], Field(min_length=1)]
+    algorithm: PolicyGradient
+    rewards: list[Reward] = Field(default=[])
+    """Functions; the reward of a completion is their weighted sum, the reward model's with it."""
+    reward_model: RewardModel | None = None
     learner: Learner = Learner()
     rollout: Rollout = Rollout()
     sync: Sync = Sync()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     deadlines: Deadlines = Deadlines()
+    faults: Faults = Faults()
     cluster: Cluster = Cluster()
     tensorboard: bool = True
 
     @model_validator(mode="after")
-    def _possible_together(self) -> "GrpoRun":
-        problems = []
-        longest = self.data.max_prompt_tokens + self.rollout.max_completion_tokens
-        if self.learner.max_tokens_per_microbatch < longest:
-            problems.append(
-                f"learner.max_tokens_per_microbatch ({self.learner.max_tokens_per_microbatch}) is "
-                "less than data.max_prompt_tokens + rollout.max_completion_tokens "
-                f"({longest}): one sequence would not fit"
-            )
-        samples = self.algorithm.prompts_per_step * self.algorithm.completions_per_prompt
-        if samples // self.algorithm.minibatches_per_step < self.learner.workers:
-            problems.append(
-                f"learner.workers ({self.learner.workers}) is more than the samples of an update "
-                f"({samples} / {self.algorithm.minibatches_per_step} minibatches_per_step)"
-            )
+    def _possible_together(self) -> Self:
+        problems = [*self._reward_problems(), *self._learner_problems("learner", self.learner)]
         if self.sync.backend in ("nccl", "ipc") and not (self.learner.gpus and self.rollout.gpus):
             problems.append(f"sync.backend {self.sync.backend} needs learner.gpus and rollout.gpus")
         if self.learner.zero_stage == 3 and isinstance(self.model.adaptation, QLoRA):
             problems.append(
                 "learner.zero_stage 3 cannot shard bitsandbytes weights: use zero_stage 2"
             )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _reward_problems(self) -> list[str]:
+        problems = []
+        if not self.rewards and self.reward_model is None:
+            problems.append("rewards: name at least one function, or a reward_model")
         names = [reward.function.rpartition(":")[2] for reward in self.rewards]
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.append(
                 f"rewards: {names.count(name)} functions are called {name!r}, which metrics could "
                 "not tell apart: add up the weights of one function, rename one of several"
             )
-        if problems:
+        return problems
+
+    def _learner_problems(self, key: str, learner: Learner) -> list[str]:
+        problems = []
+        longest = self.data.max_prompt_tokens + self.rollout.max_completion_tokens
+        if learner.max_tokens_per_microbatch < longest:
+            problems.append(
+                f"{key}.max_tokens_per_microbatch ({learner.max_tokens_per_microbatch}) is "
+                "less than data.max_prompt_tokens + rollout.max_completion_tokens "
+                f"({longest}): one sequence would not fit"
+            )
+        samples = self.algorithm.prompts_per_step * self.algorithm.completions_per_prompt
+        if samples // self.algorithm.minibatches_per_step < learner.workers:
+            problems.append(
+                f"{key}.workers ({learner.workers}) is more than the samples of an update "
+                f"({samples} / {self.algorithm.minibatches_per_step} minibatches_per_step)"
+            )
+        return problems
+
+
+class GrpoRun(RlRun):
+    """A run of GRPO or another algorithm without a critic (`stage: grpo`)."""
+
+    stage: Literal["grpo"]
+    algorithm: CriticFree = Grpo()
+
+
+class PpoRun(RlRun):
+    """A run of PPO with a critic (`stage: ppo`)."""
+
+    stage: Literal["ppo"]
+    algorithm: Ppo = Ppo()
+    critic: Critic = Critic()
+
+    @model_validator(mode="after")
+    def _critic_possible(self) -> Self:
+        if problems := self._learner_problems("critic", self.critic):
             raise ValueError("\n".join(problems))
         return self

@@ -4,17 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medgpt_ray.config.schema import (
-    Checkpoint,
-    Cluster,
+from medgpt_ray.config.schema import Checkpoint, Cluster, Learner, Model, QLoRA
+from medgpt_ray.config.section import (
     Fraction,
-    Learner,
-    Model,
     NonNegative,
     NonNegativeFloat,
     Positive,
     PositiveFloat,
-    QLoRA,
     Section,
 )
 

@@ -175,6 +175,11 @@ class PromptSource:
         self._taken += count
         return [next(self._stream) for _ in range(count)]
 
+    def find(self, ids: Sequence[str]) -> list[Prompt]:
+        """The prompts of these ids, in this order; the cursor stays."""
+        by_id = {prompt.id: prompt for prompt in self._prompts}
+        return [by_id[id] for id in ids]
+
     def state(self) -> dict[str, Any]:
         """The cursor as JSON values, for the checkpoint."""
         return {"taken": self._taken, "seed": self._seed, "prompts": self._fingerprint}

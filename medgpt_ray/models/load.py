@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from medgpt_ray.config.schema import Full, GrpoRun, Model
+from medgpt_ray.config.schema import Full, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
 from medgpt_ray.models import rope
 from medgpt_ray.models.adapters import adapt, open_adapter
@@ -26,7 +26,7 @@ from medgpt_ray.models.vocabulary import add_tokens, extend
 EMBEDDED = "embedded:smollm2-135m-instruct"
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
 
-AnyRun = TypeVar("AnyRun", bound=GrpoRun | SupervisedRun)
+AnyRun = TypeVar("AnyRun", bound=RlRun | SupervisedRun)
 
 
 def resolve_model(path: str) -> Path:
@@ -234,10 +234,44 @@ def on_this_machine(config: AnyRun) -> AnyRun:
     if learner.deepspeed:
         path = str(Path(learner.deepspeed).resolve())
         update["learner"] = learner.model_copy(update={"deepspeed": path})
-    if isinstance(config, GrpoRun):
+    if isinstance(config, RlRun):
         dtype = resolve_dtype(config.rollout.dtype, config.rollout.gpus)
         update["rollout"] = config.rollout.model_copy(update={"dtype": dtype})
+        if scorer := config.reward_model:
+            path = str(resolve_model(scorer.path).resolve())
+            dtype = resolve_dtype(scorer.dtype, scorer.gpus)
+            update["reward_model"] = scorer.model_copy(update={"path": path, "dtype": dtype})
+    if isinstance(config, PpoRun):
+        path = str(resolve_model(critic_path(config)).resolve())
+        update["critic"] = config.critic.model_copy(update={"path": path})
     return config.model_copy(update=update)
+
+
+def critic_path(config: PpoRun) -> str:
+    """What the critic starts from where `critic.path` does not say: the reward model if it has the
+    policy's tokenizer, else the policy's model.
+    """
+    if config.critic.path is not None:
+        return config.critic.path
+    if config.reward_model and same_tokens(config.reward_model.path, config.model.path):
+        return config.reward_model.path
+    return config.model.path
+
+
+def same_tokens(path: str, other: str) -> bool:
+    """Whether two models give every token the same id."""
+    return bool(open_tokenizer(path).get_vocab() == open_tokenizer(other).get_vocab())
+
+
+def critic_model(config: PpoRun) -> Model:
+    """The critic's network as a section of its own; computes in the policy's type."""
+    return Model(
+        path=critic_path(config),
+        dtype=config.model.dtype,
+        adaptation=config.critic.adaptation,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        attention=config.model.attention,
+    )
 
 
 def model_on_this_machine(model: Model, gpus: float) -> Model:

@@ -117,12 +117,12 @@ def _hit(logits: Tensor, log_z: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(policy: nn.Module, micros: Iterable[MicroBatch]) -> dict[int, np.ndarray]:
-    """Index of a sequence in its batch -> log-probs [T] float32; `policy` is called on
+    """Index of a sequence in its batch -> log-probs (or values) [T] float32; `policy` is called on
     micro-batches.
     """
     scored = {}
     for micro in micros:
-        values, _ = policy(micro)
+        values = policy(micro)[0]
         for place, index in enumerate(() if micro.idle else micro.index):
             scored[index] = values[micro.sequence == place].float().cpu().numpy()
     return scored

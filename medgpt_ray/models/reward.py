@@ -78,6 +78,23 @@ def load_reward_model(model: Model, seed: int) -> Any:
     return trainable(network, model, seed, task="SEQ_CLS")
 
 
+def load_scorer(model: Model) -> Any:
+    """The network of a trained reward model, frozen; a language model is refused."""
+    config = starting_config(model)
+    refuse_language_model(model.path, config)
+    network = load_network(AutoModelForSequenceClassification, model, config, frozen=True)
+    return network.requires_grad_(False).eval()
+
+
+def refuse_language_model(path: str, config: Any) -> None:
+    """`ModelError` unless `config` is that of a sequence classifier with one label."""
+    if not is_reward_model(config) or config.num_labels != 1:
+        raise ModelError(
+            f"{path}: is no reward model (a sequence classifier with one label): train one with "
+            "stage: rm"
+        )
+
+
 def padding_token_id(tokenizer: Any) -> int:
     """The id that pads batches of sequences to score.
 

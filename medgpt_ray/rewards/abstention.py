@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from medgpt_ray.config.schema import Positive
+from medgpt_ray.config.section import Positive
 from medgpt_ray.rewards import columns, mentions, resolve
 from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.phrases import ABSTAINS, ASKS_FURTHER, GUESSES

@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any
 
-from medgpt_ray.config.schema import Positive, PositiveFloat
+from medgpt_ray.config.section import Positive, PositiveFloat
 from medgpt_ray.rewards import columns, rubric
 from medgpt_ray.rewards.chat import Unreadable, ask, server
 from medgpt_ray.rewards.form import answer_part

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from medgpt_ray.config.schema import NonNegative, Positive
+from medgpt_ray.config.section import NonNegative, Positive
 from medgpt_ray.rewards import columns, resolve
 from medgpt_ray.rewards.text import tokens
 

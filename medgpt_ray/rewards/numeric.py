@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from medgpt_ray.config.schema import NonNegativeFloat
+from medgpt_ray.config.section import NonNegativeFloat
 from medgpt_ray.rewards import columns
 from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.quantities import Quantity, quantities

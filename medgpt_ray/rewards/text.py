@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from medgpt_ray.config.schema import NonNegative
+from medgpt_ray.config.section import NonNegative
 from medgpt_ray.rewards import columns, mentions
 from medgpt_ray.rewards.form import answer_part
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.tracking import report_rl, report_supervised
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.metrics import read_metrics
@@ -25,7 +25,7 @@ def write_report(rundir: RunDirectory) -> Path:
     """Write the report of a run, finished or not, and return its path."""
     config = rundir.read_config()
     records = read_metrics(rundir.metrics)
-    if isinstance(config, GrpoRun):
+    if isinstance(config, RlRun):
         page = report_rl.page(rundir, config, records)
     else:
         page = report_supervised.page(rundir, config, records)

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.schema import RlRun
 from medgpt_ray.tracking.curves import Chart, Line, chart, line
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.metrics import Record
@@ -70,7 +70,7 @@ class Answers:
         return self.after.reward - self.before.reward
 
 
-def page(rundir: RunDirectory, config: GrpoRun, records: Sequence[Record]) -> Page:
+def page(rundir: RunDirectory, config: RlRun, records: Sequence[Record]) -> Page:
     training = [record for record in records if not _is_heldout(record)]
     heldout = [record for record in records if _is_heldout(record)]
     evaluations = _evaluations(rundir)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from medgpt_ray.actors.wait import RunFailed, wait
+from medgpt_ray.actors.wait import RoleDied, RunFailed, wait
 from medgpt_ray.config.schema import Reward
 from medgpt_ray.types import Completion, Prompt, VersionSpan
 
@@ -52,8 +52,14 @@ def test_a_deadline_names_who_is_late_and_who_answered() -> None:
 def test_an_error_and_a_death_name_the_role() -> None:
     with pytest.raises(RunFailed, match=r"learn: rank 1 failed: ValueError: the cable is out"):
         wait({"rank 1": Worker.remote().fail.remote()}, 60, "learn")
-    with pytest.raises(RunFailed, match=r"learn: rank 0 failed"):
+    with pytest.raises(RoleDied, match=r"learn: rank 0 is gone"):
         wait({"rank 0": Worker.remote().die.remote()}, 60, "learn")
+
+
+def test_a_death_counts_for_more_than_the_errors_it_causes() -> None:
+    calls = {"rank 0": Worker.remote().fail.remote(), "rank 1": Worker.remote().die.remote()}
+    with pytest.raises(RoleDied, match=r"learn: rank 1 is gone"):
+        wait(calls, 60, "learn")
 
 
 def test_scores_of_shipped_rewards_come_in_order_and_weighted() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medgpt_ray.algos.correction import correction_weights
-from medgpt_ray.config.schema import Mask, NoCorrection, SequenceMask, Truncate
+from medgpt_ray.config.algorithms import Mask, NoCorrection, SequenceMask, Truncate
 
 # Three sequences of 3, 2 and 2 tokens. The last token of the first is not trained on.
 OLD = [-0.5, -1.0, -2.0, -0.1, -3.0, -0.2, -0.3]

@@ -1,6 +1,7 @@
 import math
 from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.algos.grpo import Grpo
+from medgpt_ray.algos.policy_gradient import Rollouts
 from medgpt_ray.algos.policy_loss import Normaliser, TokenBatch
-from medgpt_ray.config import schema
+from medgpt_ray.config import algorithms as schema
 
 CORRECTIONS = [
     schema.NoCorrection(),
@@ -29,7 +31,7 @@ MAX_COMPLETION_TOKENS = 9
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class Completions:
     """Ragged lists, a row a completion: the input of the loops that check the tensor code."""
 
     policy: list[list[float]]
@@ -65,7 +67,7 @@ class Rollouts:
         )
 
 
-def random_rollouts(seed: int) -> Rollouts:
+def random_rollouts(seed: int) -> Completions:
     generator = torch.Generator().manual_seed(seed)
     lengths = [int(n) for n in torch.randint(1, MAX_COMPLETION_TOKENS, (6,), generator=generator)]
 
@@ -76,7 +78,7 @@ def random_rollouts(seed: int) -> Rollouts:
         ]
 
     old = table([[-2.0] * length for length in lengths], 1.0)
-    return Rollouts(
+    return Completions(
         policy=table(old, 0.3),
         old=old,
         rollout=table(old, 0.1),
@@ -86,7 +88,7 @@ def random_rollouts(seed: int) -> Rollouts:
     )
 
 
-def loop_loss(data: Rollouts, config: schema.Grpo) -> tuple[float, list[float]]:
+def loop_loss(data: Completions, config: schema.Grpo) -> tuple[float, list[float]]:
     """Loss and gradient of the global batch, token by token from the formulas."""
     kept = [i for i, trained in enumerate(data.trained) if trained]
     tokens = sum(len(data.policy[i]) for i in kept)
@@ -244,14 +246,19 @@ def test_metrics_are_sums_over_trained_tokens():
 def test_kl_in_the_reward_is_subtracted_before_groups_are_normalised():
     kl = schema.Kl(coefficient=0.5, estimator="k1", placement="reward")
     algorithm = Grpo(schema.Grpo(kl=kl, scale_by_std=False))
-    rewards = torch.tensor([1.0, 1.0], dtype=torch.float64)
-    old = torch.tensor([-1.0, -1.0, -2.0], dtype=torch.float64)
-    reference = torch.tensor([-1.2, -1.4, -1.0], dtype=torch.float64)
-    shaped = algorithm.shaped_rewards(rewards, old, reference, torch.tensor([0, 0, 1]))
+    rollouts = Rollouts(
+        rewards=torch.tensor([1.0, 1.0], dtype=torch.float64),
+        group=torch.tensor([4, 4]),
+        sequence=torch.tensor([0, 0, 1]),
+        mask=torch.ones(3, dtype=torch.float64),
+        old_log_probs=torch.tensor([-1.0, -1.0, -2.0], dtype=torch.float64),
+        reference_log_probs=torch.tensor([-1.2, -1.4, -1.0], dtype=torch.float64),
+    )
     # Summed k1: 0.2 + 0.4 and -1.0.
+    shaped = algorithm.penalised(rollouts, kl_coefficient=0.5)
     assert shaped.tolist() == pytest.approx([1 - 0.3, 1 + 0.5])
-    advantages = algorithm.advantages(shaped, torch.tensor([4, 4]))
-    assert advantages.tolist() == pytest.approx([-0.4, 0.4])
+    advantages = algorithm.targets(rollouts, kl_coefficient=0.5).advantages
+    assert advantages.tolist() == pytest.approx([-0.4, -0.4, 0.4])
 
 
 def test_no_reference_is_needed_without_a_coefficient():
@@ -260,4 +267,7 @@ def test_no_reference_is_needed_without_a_coefficient():
 
 
 def test_every_algorithm_of_the_configuration_has_its_record():
-    assert ALGORITHMS[schema.Grpo().name] is Grpo
+    sections = [*get_args(get_args(schema.CriticFree)[0]), schema.Ppo]
+    assert [section().name for section in sections] == list(ALGORITHMS)
+    for section in sections:
+        assert ALGORITHMS[section().name](section()).config == section()

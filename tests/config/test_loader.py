@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from medgpt_ray.config.algorithms import Truncate
 from medgpt_ray.config.loader import ConfigError, load
-from medgpt_ray.config.schema import LoRA, Truncate
+from medgpt_ray.config.schema import LoRA
 
 MINIMAL = """\
 stage: grpo
@@ -67,7 +68,7 @@ model:
   path: m
   adaptation: {kind: lora, ranks: 3, target_modules: 3}
 data: {train: a.jsonl}
-rewards: []
+rewards: [{function: "a:b"}]
 algorithm:
   clip_ration: 0.2
   rollout_correction: {kind: truncat}
@@ -82,7 +83,6 @@ rollout:
         "run.yaml:5: model.adaptation.target_modules: "
         "expected all-linear or a list, each text, found 3",
         "run.yaml:5: model.adaptation.ranks: unknown field, did you mean 'rank'?",
-        "run.yaml:7: rewards: expected a list of at least one, each a section, found []",
         "run.yaml:9: algorithm.clip_ration: unknown field, did you mean 'clip_low'?",
         "run.yaml:10: algorithm.rollout_correction.kind: expected one of mask, none, "
         "sequence_mask, truncate, found 'truncat', did you mean 'truncate'?",
@@ -157,7 +157,10 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("sync.bakend=shm", "command line: sync.bakend: unknown field, did you mean 'backend'?"),
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
-        ("stage=sftt", "command line: stage: expected one of dpo, grpo, kto, orpo, pt, rm, sft, "),
+        (
+            "stage=sftt",
+            "command line: stage: expected one of dpo, grpo, kto, orpo, ppo, pt, rm, sft, ",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(tmp_path: Path, override: str, problem: str) -> None:

@@ -1,12 +1,14 @@
 """Runs that are killed, interrupted, or given rewards that fail and disks that fill."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 from runs import finish, start, steps, train, wait_for_step, write_run
 
 from medgpt_ray.tracking.checkpoints import Checkpoints
@@ -85,20 +87,40 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     assert "step_2" in done.stdout
 
 
-def test_an_actor_that_dies_stops_the_run_with_a_post_mortem(
+SURVIVES = {"steps": 12, "checkpoint": {"every_steps": 3}, "rollout": {"workers": 2}}
+
+
+def test_dead_workers_are_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
+    """kill -9 of an engine: its work goes to the other; of the learner: back to the checkpoint."""
+    train(write_run(tmp_path / "calm", tiny_model, **SURVIVES))
+    process = start(write_run(tmp_path / "stormy", tiny_model, **SURVIVES))
+    run = tmp_path / "stormy" / "run"
+    wait_for_step(process, run, 4)
+    kill_one(process, "ray::RolloutWorker")
+    wait_for_step(process, run, 7)
+    kill_one(process, "ray::PolicyWorker")
+    status, output = finish(process)
+    assert status == 0, output
+    assert re.search(r"rollout worker \d is gone, a new one starts", output)
+    assert "policy rank 0 is gone" in output
+    assert "resumed after step 6" in output
+    assert steps(run) == steps(tmp_path / "calm" / "run")
+
+
+def test_without_restarts_a_death_stops_the_run_with_a_post_mortem(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    process = start(write_run(tmp_path, tiny_model, steps=10_000))
+    config = write_run(tmp_path, tiny_model, steps=10_000, faults={"max_restarts": 0})
+    process = start(config)
     wait_for_step(process, tmp_path / "run", 2)
-    (engine,) = [
-        int(line.split()[0])
-        for line in subprocess.run(
-            ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        if "ray::RolloutWorker" in line
-    ]
-    os.kill(engine, signal.SIGKILL)
+    kill_one(process, "ray::PolicyWorker")
     status, output = finish(process, seconds=60)
     assert status != 0
-    assert "rollout worker 0" in output
+    assert "policy rank 0 is gone" in output
     assert "Traceback" not in output
+
+
+def kill_one(process: subprocess.Popen[str], name: str) -> None:
+    """kill -9 of one of the run's processes of this name."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    next(child for child in children if name in " ".join(child.cmdline())).kill()

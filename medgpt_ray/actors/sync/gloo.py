@@ -127,6 +127,9 @@ class GlooSender(TrainerWeightTransferEngine[GlooTrainerInit]):
                 announced.result()
         self.client.finish_weight_update()
 
+    def shutdown(self) -> None:
+        self.group = None
+
 
 def free_endpoint() -> tuple[str, int]:
     """This host's address as others see it, and a free port on it."""

@@ -106,3 +106,7 @@ class ShmSender(TrainerWeightTransferEngine[ShmTrainerInit]):
             self.client.update_weights(asdict(BucketInfo(used, entries)))
         self.client.finish_weight_update()
         os.ftruncate(self.descriptor, 0)  # give the memory back until the next round
+
+    def shutdown(self) -> None:
+        if self.is_sender:
+            os.close(self.descriptor)

@@ -1,0 +1,218 @@
+"""The rollout workers as one: shares prompts out, survives the death of workers, takes in new ones.
+
+A worker is STARTING until its engine stands, STALE until it has the current weights, HEALTHY while
+it has them. Only healthy ones get work. What a dead one held goes to another, with the same seed:
+so the samples are those of a run in which nobody died, whoever generates them.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+
+from medgpt_ray.actors.learner import LearnerGroup
+from medgpt_ray.actors.sync.audit import compare
+from medgpt_ray.actors.wait import GONE, RoleDied, RunFailed, cause, wait
+from medgpt_ray.config.schema import RlRun
+from medgpt_ray.types import Completion, Prompt
+
+Spawn = Callable[[int], Any]
+"""Number of a worker -> its new actor."""
+
+
+@dataclass
+class Member:
+    """One rollout worker."""
+
+    number: int
+    actor: Any
+    ready: ray.ObjectRef
+    state: Literal["STARTING", "STALE", "HEALTHY"] = "STARTING"
+
+    @property
+    def name(self) -> str:
+        return f"rollout worker {self.number}"
+
+
+class RolloutPool:
+    """All rollout workers, and the policy they follow."""
+
+    def __init__(self, config: RlRun, policy: LearnerGroup, spawn: Spawn) -> None:
+        self.config, self.policy, self.spawn = config, policy, spawn
+        self.shares = config.rollout.max_workers or config.rollout.workers
+        """Prompts of a batch are always cut alike, however many workers there are."""
+        self.version = 0
+        self.members = [self._start(number) for number in range(config.rollout.workers)]
+        self.connected: list[Any] = []
+        self.losses: list[str] = []
+        """Deaths since they were last asked for, in words."""
+
+    def starting(self) -> dict[str, ray.ObjectRef]:
+        """What to wait for until every worker stands."""
+        return {member.name: member.ready for member in self.members}
+
+    def start_generation(
+        self, prompts: Sequence[Prompt], completions: int, seed: int, greedy: bool = False
+    ) -> "Generation":
+        shares = {}
+        for number in range(self.shares):
+            if share := list(prompts[number :: self.shares]):
+                shares[number] = Share(share, completions, seed * self.shares + number, greedy)
+        generation = Generation(self, list(prompts), shares)
+        generation.dispatch(list(shares))
+        return generation
+
+    def sync(self, version: int, seconds: float) -> None:
+        """Every worker to the policy of `version`, audited. Workers that stand since the last sync
+        are taken in; where none is left, the first of the new ones is waited for.
+        """
+        self.version = version
+        self._grow()
+        self._admit(0.0)
+        if all(member.state == "STARTING" for member in self.members):
+            self._admit(self.config.deadlines.start)
+        present = [member for member in self.members if member.state != "STARTING"]
+        actors = [member.actor for member in present]
+        if actors != self.connected:
+            self.policy.call("connect", actors, seconds=seconds)
+            self.connected = actors
+        digests = self.policy.call("sync", version, seconds=seconds)
+        calls = {member.name: member.actor.audit.remote(version) for member in present}
+        for name, found in wait(calls, self.config.deadlines.sync, "weight audit").items():
+            compare(digests, found, name, version)
+        for member in present:
+            member.state = "HEALTHY"
+
+    def healthy(self) -> list[Member]:
+        """Who can take work; when nobody can, a new worker is waited for and synchronised."""
+        if not any(member.state == "HEALTHY" for member in self.members):
+            self.sync(self.version, self.config.deadlines.sync)
+        return [member for member in self.members if member.state == "HEALTHY"]
+
+    def lost(self, member: Member, error: Exception) -> None:
+        """A new worker takes the place of a dead one."""
+        if member not in self.members:
+            return  # several shares tell of the same death
+        self.losses.append(f"{member.name} is gone, a new one starts in its place: {cause(error)}")
+        self.members[self.members.index(member)] = self._start(member.number)
+
+    def remove(self, number: int) -> None:
+        """Let a worker go once it has done what it was given; what comes goes to the others."""
+        (member,) = (m for m in self.members if m.number == number)
+        if len(self.members) == 1:
+            raise ValueError(f"{member.name} is the last one and cannot be removed")
+        self.members.remove(member)
+        member.actor.__ray_terminate__.remote()  # queued behind its work
+
+    def shutdown(self) -> None:
+        for member in self.members:
+            ray.kill(member.actor)
+
+    def _start(self, number: int) -> Member:
+        actor = self.spawn(number)
+        return Member(number, actor, actor.ready.remote())
+
+    def _grow(self) -> None:
+        """Start one more worker where the cluster has room for it, up to `rollout.max_workers`."""
+        rollout = self.config.rollout
+        if len(self.members) >= (rollout.max_workers or 0):
+            return
+        free = ray.available_resources()
+        if free.get("CPU", 0) >= rollout.cpus and free.get("GPU", 0) >= rollout.gpus:
+            taken = {member.number for member in self.members}
+            number = next(n for n in range(rollout.max_workers or 0) if n not in taken)
+            self.members.append(self._start(number))
+
+    def _admit(self, seconds: float) -> None:
+        """Workers whose engine stands become STALE; waits up to `seconds` for the first."""
+        starting = {m.ready: m for m in self.members if m.state == "STARTING"}
+        if not starting:
+            return
+        ready, _ = ray.wait(list(starting), num_returns=1, timeout=seconds)
+        more, _ = ray.wait(list(starting), num_returns=len(starting), timeout=0)
+        if not ready and seconds:
+            raise RunFailed(f"no rollout worker started within {seconds:g} s")
+        for ref in more:
+            member = starting[ref]
+            try:
+                ray.get(ref, timeout=60)
+            except GONE as error:
+                self.lost(member, error)
+            except ray.exceptions.RayError as error:
+                raise RunFailed(f"{member.name} cannot start: {cause(error)}") from error
+            else:
+                member.state = "STALE"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Prompts that one worker generates for in one call."""
+
+    prompts: list[Prompt]
+    completions: int
+    seed: int
+    greedy: bool
+
+
+@dataclass
+class Generation:
+    """Completions on their way."""
+
+    pool: RolloutPool
+    prompts: list[Prompt]
+    shares: dict[int, Share]
+    _calls: dict[ray.ObjectRef, tuple[int, Member]] = field(default_factory=dict)
+
+    def dispatch(self, numbers: Sequence[int]) -> None:
+        """Hand shares to the healthy workers, in turn."""
+        workers = self.pool.healthy()
+        for place, number in enumerate(numbers):
+            member, share = workers[place % len(workers)], self.shares[number]
+            call = member.actor.generate.remote(
+                share.prompts, share.completions, share.seed, share.greedy
+            )
+            self._calls[call] = number, member
+
+    def result(self) -> list[list[Completion]]:
+        """The groups in the order of the prompts.
+
+        Raises:
+            RunFailed: a worker failed, or the groups are not there within `deadlines.generate`.
+            RoleDied: workers died more often than there are shares, so it is no accident.
+        """
+        done: dict[int, list[list[Completion]]] = {}
+        deadline = time.monotonic() + self.pool.config.deadlines.generate
+        deaths = 0
+        while self._calls:
+            left = max(deadline - time.monotonic(), 0)
+            ready, pending = ray.wait(list(self._calls), num_returns=1, timeout=left)
+            if not ready:
+                late = ", ".join(sorted({self._calls[ref][1].name for ref in pending}))
+                raise RunFailed(
+                    f"generation: no answer from {late} within "
+                    f"{self.pool.config.deadlines.generate:g} s"
+                )
+            number, member = self._calls.pop(ready[0])
+            try:
+                done[number] = ray.get(ready[0], timeout=60)
+            except GONE as error:
+                deaths += 1
+                if deaths > 2 * len(self.shares) + 2:
+                    raise RoleDied(
+                        f"generation: {member.name} died again: {cause(error)}"
+                    ) from None
+                self.pool.lost(member, error)
+                self.dispatch([number])
+            except ray.exceptions.RayError as error:
+                raise RunFailed(f"generation: {member.name} failed: {cause(error)}") from error
+        return self._in_order(done)
+
+    def _in_order(self, done: dict[int, list[list[Completion]]]) -> list[list[Completion]]:
+        shares = {number: iter(groups) for number, groups in done.items()}
+        groups = [next(shares[place % self.pool.shares]) for place in range(len(self.prompts))]
+        for prompt, group in zip(self.prompts, groups, strict=True):
+            if group[0].prompt_id != prompt.id:
+                raise RunFailed(f"completions of {group[0].prompt_id} came for {prompt.id}")
+        return groups

@@ -1,0 +1,40 @@
+"""DAPO (arXiv 2503.14476): GRPO's advantages with clip-higher, token mean, overlong punishment.
+
+Clip-higher and the token mean are defaults of its section. Dynamic sampling is a matter of the
+loop, which asks `teaches` about each group; any algorithm with groups may use both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medgpt_ray.algos.advantages import group_advantages
+from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
+from medgpt_ray.config import algorithms as sections
+
+
+@dataclass(frozen=True)
+class Dapo(PolicyGradient):
+    config: sections.Dapo
+
+    def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
+        rewards = self.penalised(rollouts, kl_coefficient)
+        advantages = group_advantages(rewards, rollouts.group, scale_by_std=True)
+        return Targets(advantages[rollouts.sequence])
+
+
+def overlong_penalty(lengths: Tensor, limit: int, section: sections.Overlong) -> Tensor:
+    """[B] what is added to the rewards: 0 up to the buffer, then falling linearly, -penalty at the
+    limit. `lengths` [B] tokens of completions, `limit` the most that are generated.
+    """
+    buffer = max(round(section.buffer_share * limit), 1)
+    excess = (lengths.double() - (limit - buffer)).clamp(min=0) / buffer
+    return -section.penalty * excess.clamp(max=1)
+
+
+def teaches(rewards: Sequence[float]) -> bool:
+    """Whether the rewards of a group differ: equal ones give no advantage to anyone."""
+    values = torch.tensor(rewards, dtype=torch.float64)
+    return values.numel() > 1 and bool((values != values[0]).any())

@@ -1,0 +1,123 @@
+"""Whole PPO runs: policy, critic, reference, reward model and engine, with tiny models."""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import finish, start, steps, train, wait_for_step, write_run
+
+from medgpt_ray.tracking.samples import read_samples
+
+PPO = {
+    "stage": "ppo",
+    "steps": 24,
+    "algorithm": {
+        "prompts_per_step": 12,
+        "completions_per_prompt": 4,
+        "minibatches_per_step": 2,
+        "epochs_per_step": 2,
+        "kl": {
+            "coefficient": 0.005,
+            "estimator": "k1",
+            "placement": "reward",
+            "target": 2.0,
+            "horizon": 100,
+        },
+        "critic_warmup_steps": 1,
+    },
+    "learner": {"learning_rate": 0.005, "zero_stage": 2},
+    "critic": {"learning_rate": 0.01, "max_tokens_per_microbatch": 128},
+    "checkpoint": {"every_steps": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def reward_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of the policy's family."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("scorer") / "model"
+    shutil.copytree(tiny_model, folder)
+    torch.manual_seed(3)
+    network = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, num_labels=1, pad_token_id=0, dtype=torch.float32
+    )
+    network.score.weight.data.normal_(std=0.2)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(reward_model: Path) -> dict:
+    return {**PPO, "reward_model": {"path": str(reward_model), "weight": 0.1, "dtype": "float32"}}
+
+
+@pytest.fixture(scope="module")
+def run(settings: dict, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ppo")
+    train(write_run(folder, tiny_model, **settings))
+    return folder / "run"
+
+
+def test_the_reward_rises_and_the_critic_learns(run: Path) -> None:
+    metrics = list(steps(run).values())
+    vowels = [record["reward/vowels"] for record in metrics]
+    assert np.mean(vowels[-3:]) > np.mean(vowels[:3]) + 0.1
+    explained = [record["critic/explained_variance"] for record in metrics]
+    assert explained[-1] > explained[0]
+    assert metrics[-1]["critic/loss"] < metrics[0]["critic/loss"]
+
+
+def test_the_policy_waits_for_the_critic(run: Path) -> None:
+    """Step 1 leaves the policy as it is, so step 2 draws from the same distribution: no KL."""
+    metrics = steps(run)
+    assert metrics[1]["kl/completion"] == pytest.approx(0, abs=1e-4)
+    assert metrics[2]["kl/completion"] == pytest.approx(0, abs=1e-4)
+    assert abs(metrics[4]["kl/completion"]) > 1e-3
+
+
+def test_the_kl_coefficient_adapts(run: Path) -> None:
+    metrics = list(steps(run).values())
+    for now, after in pairwise(metrics):
+        error = min(max(now["kl/completion"] / 2.0 - 1, -0.2), 0.2)
+        expected = now["kl/coefficient"] * (1 + error * 48 / 100)
+        assert after["kl/coefficient"] == pytest.approx(expected)
+
+
+def test_the_reward_model_scores_with_its_own_template(run: Path, reward_model: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(reward_model)
+    network = AutoModelForSequenceClassification.from_pretrained(reward_model, dtype=torch.float32)
+    for sample in read_samples(run / "samples" / "step_2.parquet")[:6]:
+        answer = {"role": "assistant", "content": sample.completion.text}
+        ids = tokenizer.apply_chat_template([*sample.prompt.messages, answer], return_dict=False)
+        with torch.no_grad():
+            hidden = network.model(torch.tensor([ids])).last_hidden_state[0, -1]
+            score = float(network.score(hidden))
+        assert sample.reward_parts["reward_model"] == pytest.approx(score, abs=1e-4)
+        expected = sample.reward_parts["vowels"] + 0.1 * score
+        assert sample.reward == pytest.approx(expected, abs=1e-4)
+
+
+def test_dead_roles_and_a_killed_driver_change_nothing(
+    run: Path, settings: dict, tiny_model: Path, tmp_path: Path
+) -> None:
+    """kill -9 of the critic, by itself back from the checkpoint; then of the driver, resumed."""
+    import psutil
+
+    config = write_run(tmp_path, tiny_model, **settings)
+    process = start(config)
+    wait_for_step(process, tmp_path / "run", 5)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (critic,) = (p for p in children if "CriticWorker" in " ".join(p.cmdline()))
+    critic.kill()
+    wait_for_step(process, tmp_path / "run", 14)
+    process.kill()
+    finish(process)
+    output = train(config, "--resume")
+    assert "resumed after step" in output
+    assert steps(tmp_path / "run") == steps(run)
