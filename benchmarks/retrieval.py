@@ -229,9 +229,8 @@ def main() -> None:
             f"Processor time: {built:.1f} s to build ({report.chunks / built:.0f} chunks/s), "
             f"{asked:.0f} ms a question. In brackets: 95% bootstrap intervals over questions. "
             "Whoever wrote the notes wrote the questions: expect less elsewhere. The order of the "
-            "index, its Chinese terms "
-            "and its confidence were chosen on the questions that are not marked held out, which "
-            "were written afterwards and are counted under that name only.",
+            "index, its Chinese terms and its confidence were chosen on the questions that are not "
+            "marked held out; those were written afterwards and count under that name only.",
             f"The embedding model cannot read {len(unreadable)} of the questions (fewer than half "
             "of their tokens are known to it): for those the index goes by words alone.",
             "## Finding the passage",
