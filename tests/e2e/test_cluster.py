@@ -92,6 +92,55 @@ def actors(cluster: ByHand) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.timeout(600)
+def test_the_plan_names_the_node_of_every_role(
+    cluster: ByHand, tiny_model: Path, tmp_path: Path
+) -> None:
+    on_two_nodes(tmp_path, tiny_model)
+    words = ("submit", "run.yaml", "--dry-run", "--address", cluster.url)
+    done = medgpt(cluster, tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    nodes = dict(re.findall(r"Node \S+ \((127\.0\.0\.\d), \w+\): (.*)", done.stdout))
+    assert len(nodes) == cluster.nodes
+    assert sorted(", ".join(nodes.values()).split(", ")) == ["policy 0", "rollout 0"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not can_unshare(), reason="needs the right to mount")
+def test_what_nodes_do_not_share_is_told_with_the_exit_status(
+    cluster: ByHand, tiny_model: Path, tmp_path: Path
+) -> None:
+    on_two_nodes(tmp_path, tiny_model)
+    changes = (f"output_dir={cluster.private}/run", "sync.backend=shm")
+    done = medgpt(cluster, tmp_path, "submit", "run.yaml", *changes, "--address", cluster.url)
+    assert done.returncode == 2
+    files, memory = done.stdout.splitlines()[-2:]
+    assert files.startswith("output_dir: node second (127.0.0.2, ")
+    assert f"does not see what is written to {cluster.private}: mount one file" in files
+    assert memory.startswith("sync.backend: shm works within one host")
+    assert "second" in memory
+    assert "FAILED" in done.stderr
+    assert not list(cluster.private.iterdir())
+
+
+def test_without_the_token_nothing_is_told(cluster: ByHand, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 64)
+    for changed in ({"RAY_AUTH_TOKEN_PATH": str(wrong)}, {"RAY_AUTH_MODE": "disabled"}):
+        words = ("submit", "--status", "x", "--address", cluster.url)
+        done = medgpt(cluster, tmp_path, *words, **changed)
+        assert done.returncode == 2
+        assert re.search(f"^{cluster.url} refuses: .*authentication", done.stderr)
+        assert "RAY_AUTH_TOKEN_PATH" in done.stderr
+        assert "0" * 64 not in done.stderr
+
+
+def test_an_unknown_job(cluster: ByHand, tmp_path: Path) -> None:
+    done = medgpt(cluster, tmp_path, "submit", "--stop", "nosuch", "--address", cluster.url)
+    assert done.returncode == 2
+    assert "nosuch does not exist" in done.stderr
+
+
 def interrupted(cluster: ByHand, folder: Path, *words: str) -> tuple[int, str]:
     """Exit status and errors of a command that gets a Ctrl-C without a terminal, once it prints."""
     following = subprocess.Popen(
@@ -145,52 +194,3 @@ def test_a_job_of_ours_stops_with_a_checkpoint(
     assert followed.returncode == 130
     assert "step 3" in followed.stdout
     assert "the last checkpoint is" in followed.stdout
-
-
-@pytest.mark.timeout(600)
-def test_the_plan_names_the_node_of_every_role(
-    cluster: ByHand, tiny_model: Path, tmp_path: Path
-) -> None:
-    on_two_nodes(tmp_path, tiny_model)
-    words = ("submit", "run.yaml", "--dry-run", "--address", cluster.url)
-    done = medgpt(cluster, tmp_path, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    nodes = dict(re.findall(r"Node \S+ \((127\.0\.0\.\d), \w+\): (.*)", done.stdout))
-    assert len(nodes) == cluster.nodes
-    assert sorted(", ".join(nodes.values()).split(", ")) == ["policy 0", "rollout 0"]
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(not can_unshare(), reason="needs the right to mount")
-def test_what_nodes_do_not_share_is_told_with_the_exit_status(
-    cluster: ByHand, tiny_model: Path, tmp_path: Path
-) -> None:
-    on_two_nodes(tmp_path, tiny_model)
-    changes = (f"output_dir={cluster.private}/run", "sync.backend=shm")
-    done = medgpt(cluster, tmp_path, "submit", "run.yaml", *changes, "--address", cluster.url)
-    assert done.returncode == 2
-    files, memory = done.stdout.splitlines()[-2:]
-    assert files.startswith("output_dir: node second (127.0.0.2, ")
-    assert f"does not see what is written to {cluster.private}: mount one file" in files
-    assert memory.startswith("sync.backend: shm works within one host")
-    assert "second" in memory
-    assert "FAILED" in done.stderr
-    assert not list(cluster.private.iterdir())
-
-
-def test_without_the_token_nothing_is_told(cluster: ByHand, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong"
-    wrong.write_text("0" * 64)
-    for changed in ({"RAY_AUTH_TOKEN_PATH": str(wrong)}, {"RAY_AUTH_MODE": "disabled"}):
-        words = ("submit", "--status", "x", "--address", cluster.url)
-        done = medgpt(cluster, tmp_path, *words, **changed)
-        assert done.returncode == 2
-        assert re.search(f"^{cluster.url} refuses: .*authentication", done.stderr)
-        assert "RAY_AUTH_TOKEN_PATH" in done.stderr
-        assert "0" * 64 not in done.stderr
-
-
-def test_an_unknown_job(cluster: ByHand, tmp_path: Path) -> None:
-    done = medgpt(cluster, tmp_path, "submit", "--stop", "nosuch", "--address", cluster.url)
-    assert done.returncode == 2
-    assert "nosuch does not exist" in done.stderr
