@@ -115,13 +115,16 @@ def _piece(line: str) -> Piece | None:
     data = line.removeprefix("data:").strip()
     if not line.startswith("data:") or data == "[DONE]":
         return None
-    value = json.loads(data)
-    if "error" in value:
-        raise ChatError(str(value["error"].get("message", value["error"])))
-    if not value["choices"]:  # the usage
-        return None
-    choice = value["choices"][0]
-    return Piece(choice["delta"].get("content") or "", choice.get("finish_reason"))
+    try:
+        value = json.loads(data)
+        if "error" in value:
+            raise ChatError(str(value["error"]["message"]))
+        if not value["choices"]:  # the usage
+            return None
+        choice = value["choices"][0]
+        return Piece(choice["delta"].get("content") or "", choice.get("finish_reason"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ChatError(f"the server's answer is no JSON of OpenAI's form: {data[:100]}") from error
 
 
 def _message(status: int, body: str) -> str:

@@ -36,8 +36,11 @@ class Field:
     """Always text, whatever it looks like."""
     chooses: bool = False
     """Other fields depend on it."""
-    section: str = ""
-    """The first part of the name, empty for keys of the top."""
+
+    @property
+    def section(self) -> str:
+        """The first part of the name, empty for keys of the top."""
+        return self.name.partition(".")[0] if "." in self.name else ""
 
 
 def fields(tree: Mapping[str, Any]) -> list[Field]:
@@ -56,7 +59,6 @@ def _fields(section: Key, tree: Mapping[str, Any]) -> Iterator[Field]:
             options=tuple(values),
             required=default is None,
             chooses=True,
-            section=section[0] if section else "",
         )
     for name in keys.names(node):
         if union and name == union[0]:
@@ -66,7 +68,7 @@ def _fields(section: Key, tree: Mapping[str, Any]) -> Iterator[Field]:
         if keys.names(child) or keys.union(key, tree):
             yield from _fields(key, tree)
         else:
-            yield _field(key, child, name in node.get("required", ()))
+            yield _field(key, child, name in keys.required(node))
 
 
 def _field(key: Key, node: keys.Node, required: bool) -> Field:
@@ -83,7 +85,6 @@ def _field(key: Key, node: keys.Node, required: bool) -> Field:
         required,
         long=words.startswith("a list") or "a section" in words,
         quoted=words in ("text", "text or null"),
-        section=key[0] if len(key) > 1 else "",
     )
 
 
@@ -120,6 +121,10 @@ def tree_of(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, s
         document = Document(name, text)
         problems += [(name, problem.partition(": ")[2]) for problem in document.problems]
         _put(tree, name, document.values)
+    sections = {field.section for field in known.values()}
+    for name in keys.required(keys.at((), raw) or {}):
+        if name in sections:  # so that the loader names what is missing in it
+            tree.setdefault(name, {})
     return tree, problems
 
 

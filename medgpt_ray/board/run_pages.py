@@ -15,6 +15,7 @@ from medgpt_ray.tracking import report_rl
 from medgpt_ray.tracking.metrics import MetricsError
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.tracking.samples import SamplesError, read_samples
+from medgpt_ray.types import Sample
 
 POLL_SECONDS = 1.0
 REFRESH_SECONDS = 3.0
@@ -109,6 +110,9 @@ def samples(request: Request) -> Response:
     page = _number(request, "page", 1)
     rows = read_samples(_step_file(files, step)) if files else []
     first = (max(page, 1) - 1) * SAMPLES_SHOWN
+    groups: dict[str, list[Sample]] = {}
+    for sample in rows[first : first + SAMPLES_SHOWN]:
+        groups.setdefault(sample.prompt.id, []).append(sample)
     return site.page(
         "samples.html.j2",
         name=name,
@@ -118,7 +122,7 @@ def samples(request: Request) -> Response:
         page=page,
         pages=-(-len(rows) // SAMPLES_SHOWN),
         count=len(rows),
-        rows=rows[first : first + SAMPLES_SHOWN],
+        groups=groups,
         question=report_rl.last_user_message,
     )
 

@@ -66,11 +66,14 @@ def _shown(texts: dict[str, str], problems: list[tuple[str, str]]) -> dict[str, 
     tree, _ = form.tree_of(texts)
     fields = form.fields(tree)
     names = {field.name for field in fields}
+    sections: dict[str, list[form.Field]] = {}
+    for field in fields:
+        sections.setdefault(field.section, []).append(field)
     told: dict[str, list[str]] = {}
     for name, problem in problems:
         told.setdefault(name, []).append(problem)
     return {
-        "fields": fields,
+        "sections": sections,
         "texts": texts,
         "problems": told,
         "elsewhere": {name: what for name, what in told.items() if name not in names},

@@ -142,6 +142,11 @@ def names(node: Node) -> list[str]:
     return list(_value(node).get("properties", {}))
 
 
+def required(node: Node) -> list[str]:
+    """The keys that a section must have."""
+    return list(_value(node).get("required", ()))
+
+
 def _keys(node: Node, prefix: str, when: str) -> Iterator[Key]:
     node = _resolve(node)
     for name, child in node.get("properties", {}).items():
