@@ -55,7 +55,7 @@ def test_all_mistakes_at_once_each_with_its_field(tmp_path: Path) -> None:
         "learner.gpu": "1",
     }
     found = form.check(texts, tmp_path / "form.yaml")
-    told = {name: problem for name, problem in found}
+    told = dict(found)
     assert set(told) == {
         "output_dir",
         "steps",
