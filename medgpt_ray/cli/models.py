@@ -120,6 +120,29 @@ def export(
         verb.export(model, output, dtype, bits, compare)
 
 
+@app.command()
+def board(
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="With runs in it.")] = "runs",
+    model: Annotated[
+        str | None, typer.Option(metavar="RUN|MODEL", help="Chat with it, in this process.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Chat with this server: http://HOST:8000/v1.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8500,
+    host: Annotated[str, typer.Option(help="Others than loopback reach it too.")] = "127.0.0.1",
+    allow_training: Annotated[
+        bool, typer.Option("--allow-training", help="On other hosts: start runs from the form.")
+    ] = False,
+) -> None:
+    """Look at runs, chat, and start a run, in the browser."""
+    _quietly()
+    with refusals():
+        from medgpt_ray.board import command
+
+        command.board(folder, model, url, host, port, allow_training)
+
+
 @app.command(name="eval")
 def evaluate_model(
     target: Annotated[str, typer.Argument(help="Run, model directory, or URL of a served model.")],

@@ -77,6 +77,16 @@ def at(key: tuple[str | int, ...], tree: Any) -> Node | None:
     return node
 
 
+def union(key: tuple[str | int, ...], tree: Any) -> tuple[str, list[str], str | None] | None:
+    """Where `key` is a section of several variants: the key that tells them apart, its values, and
+    the one that needs no naming."""
+    section = at(key[:-1], tree) if key else json_schema()
+    node = _value((_child(section, key[-1]) if key and section else section) or {})
+    if "oneOf" not in node:
+        return None
+    return (*variants(node), node.get("default_tag"))
+
+
 def dotted(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """A pydantic error location without the tags and branch names that unions put into it."""
     key: list[str | int] = []
@@ -130,6 +140,11 @@ def variants(node: Node) -> tuple[str, list[str]]:
 def names(node: Node) -> list[str]:
     """The keys of a section; empty for anything else."""
     return list(_value(node).get("properties", {}))
+
+
+def required(node: Node) -> list[str]:
+    """The keys that a section must have."""
+    return list(_value(node).get("required", ()))
 
 
 def _keys(node: Node, prefix: str, when: str) -> Iterator[Key]:

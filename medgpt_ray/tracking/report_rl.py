@@ -86,8 +86,8 @@ def page(rundir: RunDirectory, config: RlRun, records: Sequence[Record]) -> Page
             "steps_done": int(max((record["step"] for record in training), default=0)),
             "trained_s": sum(record.get("time/step", 0.0) for record in training),
             "evaluations": evaluations,
-            "comparisons": _compare(evaluations),
-            "answers": _shown_answers(evaluations, config.evaluation.samples_shown),
+            "comparisons": compare(evaluations),
+            "answers": shown_answers(evaluations, config.evaluation.samples_shown),
         },
     )
 
@@ -150,10 +150,10 @@ def _heldout_lines(heldout: Sequence[Record]) -> list[Line]:
 def _evaluations(rundir: RunDirectory) -> list[Evaluation]:
     """The first held-out evaluation and, where there are several, the last."""
     files = list(by_step(rundir.heldout).items())
-    return [_evaluation(step, file) for step, file in files[:1] + files[1:][-1:]]
+    return [read_evaluation(step, file) for step, file in files[:1] + files[1:][-1:]]
 
 
-def _evaluation(step: int, file: Path) -> Evaluation:
+def read_evaluation(step: int, file: Path) -> Evaluation:
     answers: dict[str, list[Sample]] = defaultdict(list)
     for sample in read_samples(file):
         answers[sample.prompt.id].append(sample)
@@ -170,7 +170,7 @@ def _measures(sample: Sample) -> dict[str, float]:
     }
 
 
-def _compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
+def compare(evaluations: Sequence[Evaluation]) -> list[Comparison]:
     if not evaluations:
         return []
     before = evaluations[0].scores()
@@ -194,7 +194,7 @@ def _comparison(name: str, before: dict[str, float], after: dict[str, float]) ->
     )
 
 
-def _shown_answers(evaluations: Sequence[Evaluation], count: int) -> list[Answers]:
+def shown_answers(evaluations: Sequence[Evaluation], count: int) -> list[Answers]:
     """`count` questions, evenly from the most improved to the most worsened, so that the reader
     sees losses too. A failed answer counts as no change; so do all without a second evaluation."""
     if not evaluations or not count:

@@ -49,9 +49,16 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+class SamplesError(ValueError):
+    """A file of samples in another form."""
+
+
 def read_samples(path: Path) -> list[Sample]:
-    """The samples as they were written, in order."""
-    return [_from_row(row) for row in pq.read_table(path).to_pylist()]
+    """The samples as they were written, in order. `SamplesError` for another version's file."""
+    table = pq.read_table(path)
+    if missing := [name for name, _ in _COLUMNS if name not in table.column_names]:
+        raise SamplesError(f"{path}: of another version of medgpt, without {', '.join(missing)}")
+    return [_from_row(row) for row in table.to_pylist()]
 
 
 def read_failures(path: Path) -> list[RewardFailure]:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medgpt_ray.tracking.samples import (
+    SamplesError,
     last_user_message,
     read_failures,
     read_samples,
@@ -87,3 +88,11 @@ def test_the_last_user_message_counts(make_sample: MakeSample) -> None:
     )
     assert last_user_message(replace(prompt, messages=prompt.messages + later)) == "And at night?"
     assert last_user_message(replace(prompt, messages=prompt.messages[:1])) == ""
+
+
+def test_a_file_of_another_version_is_named(tmp_path: Path, make_sample: MakeSample) -> None:
+    path = tmp_path / "step_1.parquet"
+    write_samples(path, [make_sample(1)])
+    pq.write_table(pq.read_table(path).drop_columns(["observed"]), path)
+    with pytest.raises(SamplesError, match=r"step_1\.parquet: .* without observed"):
+        read_samples(path)

@@ -1,0 +1,65 @@
+"""`medgpt board`: the pages, until a signal to stop."""
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from medgpt_ray.board.access import LOOPBACK, Secrets
+from medgpt_ray.board.app import application
+from medgpt_ray.board.chat_models import ChatSource, InProcess, Server
+from medgpt_ray.board.site import Site
+from medgpt_ray.preflight import PreflightError
+
+STOP_SECONDS = 2
+"""For answers in work: pages that listen for news would never end by themselves."""
+
+
+def board(
+    folder: str, model: str | None, url: str | None, host: str, port: int, allow_training: bool
+) -> None:
+    """Raises `PreflightError` or `ModelError` for what cannot be shown."""
+    problems = _problems(folder, model, url, host, port)
+    if problems:
+        raise PreflightError(problems)
+    chat: ChatSource | None = None
+    if model:
+        chat = InProcess(model)
+    elif url:
+        chat = Server(url)
+    known, loopback = Secrets(port), host in LOOPBACK
+    app = application(Path(folder), chat, known, loopback, loopback or allow_training)
+    site: Site = app.state.site
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{len(site.runs.find())} runs in {folder}")
+    print(f"open http://{shown}:{port}/?token={known.token}", flush=True)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,  # it would hold the token
+        timeout_graceful_shutdown=STOP_SECONDS,
+        server_header=False,
+    )
+    for job in site.jobs.end() if site.jobs else ():
+        print(f"training {job.number} goes on: process {job.process.pid}, log {job.log}")
+
+
+def _problems(folder: str, model: str | None, url: str | None, host: str, port: int) -> list[str]:
+    problems = []
+    if model and url:
+        problems.append("--model and --url: give one, the chat has one source")
+    if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        problems.append(f"--url {url}: expected http://HOST:PORT/v1")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        problems.append(f"{folder}: is no folder")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            problems.append(f"--host {host} --port {port}: {error.strerror}, choose another")
+    return problems
