@@ -36,9 +36,8 @@ class ServeGroup(typer.core.TyperGroup):
 
 
 serve_app = typer.Typer(
-    cls=ServeGroup, help="Serve a model behind the OpenAI API: medgpt serve RUN|MODEL.",
-    no_args_is_help=True,
-)  # fmt: skip
+    cls=ServeGroup, help="Serve RUN|MODEL as OpenAI does.", no_args_is_help=True
+)
 app.add_typer(serve_app, name="serve")
 
 Paths = Annotated[
@@ -129,16 +128,11 @@ def serve(
 ) -> None:
     """Serve a model behind the OpenAI API until stopped; `start` may be left out."""
     from medgpt_ray.serving import command
-    from medgpt_ray.serving.settings import pairs, settings_from
 
+    values = {"model": model, "api_keys": api_keys, "guard": guard, "index": index}
+    values["request_log"] = request_log
     with _refusals():
-        settings = settings_from(
-            {"model": model, "api_keys": api_keys, "guard": guard, "index": index,
-             "request_log": request_log},
-            replicas,
-            setting or [],
-        )  # fmt: skip
-        command.serve(settings, pairs(adapter), host, port, address)
+        command.serve(values, replicas, setting or [], adapter or [], host, port, address)
 
 
 @serve_app.command("update")
@@ -151,10 +145,9 @@ def serve_update(
 ) -> None:
     """Change model or adapters of a running `medgpt serve`, without a failed answer."""
     from medgpt_ray.serving import command
-    from medgpt_ray.serving.settings import pairs
 
     with _refusals():
-        command.update(port, model, pairs(adapter))
+        command.update(port, model, adapter or [])
 
 
 @app.command()
