@@ -52,16 +52,11 @@ def serve(
 ) -> None:
     """Serve a model behind the OpenAI API until stopped; `start` may be left out."""
     from medgpt_ray.serving import command
-    from medgpt_ray.serving.settings import pairs, settings_from
 
+    values = {"model": model, "api_keys": api_keys, "guard": guard, "index": index}
+    values["request_log"] = request_log
     with refusals():
-        settings = settings_from(
-            {"model": model, "api_keys": api_keys, "guard": guard, "index": index,
-             "request_log": request_log},
-            replicas,
-            setting or [],
-        )  # fmt: skip
-        command.serve(settings, pairs(adapter), host, port, address)
+        command.serve(values, replicas, setting or [], adapter or [], host, port, address)
 
 
 @serve_app.command("update")
@@ -74,7 +69,6 @@ def serve_update(
 ) -> None:
     """Change model or adapters of a running `medgpt serve`, without a failed answer."""
     from medgpt_ray.serving import command
-    from medgpt_ray.serving.settings import pairs
 
     with refusals():
-        command.update(port, model, pairs(adapter))
+        command.update(port, model, adapter or [])

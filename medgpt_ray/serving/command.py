@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,14 @@ from medgpt_ray.retrieval.index import Index
 from medgpt_ray.serving import versions
 from medgpt_ray.serving.engine import served_name
 from medgpt_ray.serving.keys import Keys, KeysError
-from medgpt_ray.serving.settings import ENVIRONMENT, KEYS_VARIABLE, Lora, Settings
+from medgpt_ray.serving.settings import (
+    ENVIRONMENT,
+    KEYS_VARIABLE,
+    Lora,
+    Settings,
+    pairs,
+    settings_from,
+)
 from medgpt_ray.tracking.rundir import write_atomically
 
 APPLICATION = "medgpt"
@@ -32,7 +39,7 @@ AUTH_MODE = "RAY_AUTH_MODE"
 """A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
 
 
-class DeployFailed(Exception):
+class DeployFailed(PreflightError):
     """Ray Serve could not start what was asked for."""
 
 
@@ -48,10 +55,19 @@ class Adapter:
 
 
 def serve(
-    settings: Settings, adapters: Mapping[str, str], host: str, port: int, address: str | None
+    values: Mapping[str, Any],
+    replicas: str,
+    assignments: Sequence[str],
+    adapters: Sequence[str],
+    host: str,
+    port: int,
+    address: str | None,
 ) -> None:
-    """Serve until a signal to stop. Without `address` (or RAY_ADDRESS) on a Ray of its own."""
-    settings, found = check(settings, adapters)
+    """Serve until a signal to stop. Without `address` (or RAY_ADDRESS) on a Ray of its own.
+
+    `values`, `replicas` and `assignments` are for `settings_from`, `adapters` for `pairs`.
+    """
+    settings, found = check(settings_from(values, replicas, assignments), pairs(adapters))
     if settings.api_keys is None and host not in LOOPBACK:
         raise PreflightError(
             [
@@ -75,7 +91,7 @@ def serve(
             record.unlink(missing_ok=True)
 
 
-def update(port: int, model: str | None, adapters: Mapping[str, str]) -> None:
+def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
     """Change what the server on `port` serves; returns when every answer comes from the new."""
     record = _record(port)
     if not record.is_file():
@@ -83,7 +99,7 @@ def update(port: int, model: str | None, adapters: Mapping[str, str]) -> None:
     running = json.loads(record.read_text())
     before = Settings.model_validate(running["settings"])
     adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
-    paths = {adapter.name: adapter.path for adapter in adapters_before} | adapters
+    paths = {adapter.name: adapter.path for adapter in adapters_before} | pairs(adapters)
     # The name stays: callers go on asking for it.
     settings, found = check(before.model_copy(update={"model": model or before.model}), paths)
     if running[AUTH_MODE]:
@@ -216,11 +232,11 @@ def _deploy(settings: Settings, adapters: list[Adapter]) -> None:
     while time.time() < began + START_SECONDS:
         status = ray_serve.status().applications.get(APPLICATION)
         if status and status.status == "DEPLOY_FAILED":
-            raise DeployFailed(_reason(status))
+            raise DeployFailed([_reason(status)])
         if status and status.status == "RUNNING" and _settled(status):
             return
         time.sleep(POLL_SECONDS)
-    raise DeployFailed(f"not running after {START_SECONDS:.0f} s: {_reason(status)}")
+    raise DeployFailed([f"not running after {START_SECONDS:.0f} s: {_reason(status)}"])
 
 
 def _settled(status: Any) -> bool:

@@ -74,7 +74,7 @@ def test_every_wrong_path_is_named(tmp_path: Path):
 def test_without_keys_only_loopback_is_served(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MEDGPT_API_KEYS", raising=False)
     with pytest.raises(PreflightError, match="API keys"):
-        command.serve(Settings(model=str(tiny_model)), {}, "0.0.0.0", 8000, None)
+        command.serve({"model": str(tiny_model)}, "1", [], [], "0.0.0.0", 8000, None)
 
 
 def test_the_shipped_configuration_deploys_this_application():
