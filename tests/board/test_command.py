@@ -96,7 +96,7 @@ def test_a_conversation_on_the_page(browser: Browser, address: str) -> None:
 
     def say(text: str, turns: int) -> list[str]:
         browser.run(f"form.elements.text.value = {json.dumps(text)}; form.requestSubmit()")
-        browser.until(f"said.length === {turns} && !running")
+        browser.until(f"!form.elements.send.disabled && turns.children.length === {turns}")
         return list(browser.run("[...turns.children].map((turn) => turn.textContent)"))
 
     browser.run("form.elements.max_tokens.value = 40")
@@ -141,6 +141,7 @@ def texts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "model.path": str(tiny_model),
         "model.dtype": "float32",
         "data.train": f"- path: {folder}/train.jsonl",
+        "data.max_tokens": "64",
         "learner.max_tokens_per_microbatch": "128",
         "cluster.cpus": "8",
     }
