@@ -191,7 +191,7 @@ def test_from_the_form_to_a_run_that_is_stopped(
 
 def _wait_for_step(http: httpx.Client) -> None:
     deadline = time.monotonic() + SECONDS
-    while (page := http.get("/run/live?run=formed")).status_code != 200 or "loss" not in page.text:
+    while (page := http.get("/run/live?run=formed")).status_code != 200 or "<svg" not in page.text:
         assert time.monotonic() < deadline, page.text
         time.sleep(0.5)
 
