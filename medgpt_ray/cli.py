@@ -36,7 +36,7 @@ class ServeGroup(typer.core.TyperGroup):
 
 
 serve_app = typer.Typer(
-    cls=ServeGroup, help="Serve RUN|MODEL as OpenAI does.", no_args_is_help=True
+    cls=ServeGroup, help="Serve a model as OpenAI does.", no_args_is_help=True
 )
 app.add_typer(serve_app, name="serve")
 
