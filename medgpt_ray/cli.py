@@ -35,9 +35,7 @@ class ServeGroup(typer.core.TyperGroup):
         return super().parse_args(ctx, args if named or not args else ["start", *args])
 
 
-serve_app = typer.Typer(
-    cls=ServeGroup, help="Serve a model as OpenAI does.", no_args_is_help=True
-)
+serve_app = typer.Typer(cls=ServeGroup, help="Serve a model as OpenAI does.", no_args_is_help=True)
 app.add_typer(serve_app, name="serve")
 
 Paths = Annotated[
