@@ -41,6 +41,7 @@ def test_every_run_below_the_folder_is_listed(client: TestClient, folder: Path) 
     (folder / "elsewhere").symlink_to(folder / "pipe")
     (folder / "alone" / "model").mkdir()
     (folder / "alone" / "report.html").write_text("")
+    (folder / "pipe" / "rl" / "metrics.jsonl").touch()
     found = page(client, "/")
     runs = [attributes["href"] for tag, attributes in found.tags if tag == "a"]
     assert [run for run in runs if run and run.startswith("/run")] == [
