@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.models.errors import ModelError
-from medgpt_ray.models.load import open_tokenizer, resolve_dtype, resolve_model
+from medgpt_ray.models.load import inference_dtype, open_tokenizer, resolve_model
 from medgpt_ray.serving import tools, versions
 from medgpt_ray.serving.adapters import Adapters
 from medgpt_ray.serving.gate import PATHS
@@ -87,7 +87,8 @@ def _arguments(settings: Settings, directory: Path, version: str, template: str 
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     options: list[Any] = ["--model", directory, "--served-model-name", served_name(settings)]
-    options += ["--dtype", resolve_dtype(settings.dtype, settings.gpus), "--seed", settings.seed]
+    dtype = inference_dtype() if settings.dtype == "auto" else settings.dtype
+    options += ["--dtype", dtype, "--seed", settings.seed]
     options += ["--fingerprint-mode", "custom", "--fingerprint-value", version]
     # A weak model would else write spaces in JSON without end.
     options += ["--structured-outputs-config.backend", "xgrammar"]

@@ -70,6 +70,7 @@ class Settings(BaseModel):
     tool_parser: str | None = None
     """vLLM's name of how the model writes tool calls; found in its chat template by default."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs; float32 on CPUs, where the text then is that of `medgpt chat`."""
     max_context: int | None = Field(default=None, gt=0)
     """Tokens of prompt and answer; the model's own by default."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
