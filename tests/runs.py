@@ -133,7 +133,7 @@ def steps(run: Path) -> dict[int, dict[str, Any]]:
     return {
         record["step"]: {k: v for k, v in record.items() if not k.startswith(volatile)}
         for record in records(run)
-        if "reward/mean" in record
+        if "loss" in record or "reward/mean" in record
     }
 
 
