@@ -100,7 +100,7 @@ def test_the_plan_names_the_node_of_every_role(
     words = ("submit", "run.yaml", "--dry-run", "--address", cluster.url)
     done = medgpt(cluster, tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    nodes = dict(re.findall(r"Node \S+ \((127\.0\.0\.\d), \w+\): (.*)", done.stdout))
+    nodes = dict(re.findall(r"Node \S+ \(([\d.]+), \w+\): (.*)", done.stdout))
     assert len(nodes) == cluster.nodes
     assert sorted(", ".join(nodes.values()).split(", ")) == ["policy 0", "rollout 0"]
 
