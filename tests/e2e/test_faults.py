@@ -101,9 +101,9 @@ def test_dead_workers_are_replaced_and_nothing_changes(tiny_model: Path, tmp_pat
     kill_one(process, "ray::PolicyWorker")
     status, output = finish(process)
     assert status == 0, output
-    assert re.search(r"rollout worker \d is gone, a new one starts", output)
+    assert re.search(r"rollout worker \d is gone", output)  # between syncs replaced, else restarted
     assert "policy rank 0 is gone" in output
-    assert "resumed after step 6" in output
+    assert re.search(r"resumed after step (6|9)\b", output)
     assert steps(run) == steps(tmp_path / "calm" / "run")
 
 
