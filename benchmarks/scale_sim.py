@@ -164,7 +164,7 @@ def main() -> None:
         "one core. "
         "Engines and learner are simulated, and reward functions are not run.",
         "",
-        "| step | completions | seconds | completions/s | memory |",
+        "| step | completions | CPU seconds | completions/s | memory |",
         "|---|---|---|---|---|",
         *(f"| {n} | {h:,} | {s:.2f} | {r:,.0f} | {m:.2f} GiB |" for n, h, s, r, m in lines),
         "",
