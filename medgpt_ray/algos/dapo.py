@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medgpt_ray.algos.advantages import group_advantages
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.config import algorithms as sections
 
@@ -20,9 +19,7 @@ class Dapo(PolicyGradient):
     config: sections.Dapo
 
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
-        rewards = self.penalised(rollouts, kl_coefficient)
-        advantages = group_advantages(rewards, rollouts.group, scale_by_std=True)
-        return Targets(advantages[rollouts.sequence])
+        return Targets(self.relative_to_group(rollouts, kl_coefficient, scale_by_std=True))
 
 
 def overlong_penalty(lengths: Tensor, limit: int, section: sections.Overlong) -> Tensor:

@@ -5,7 +5,6 @@ The constant aggregation is the section's default; `policy_loss.aggregate` has i
 
 from dataclasses import dataclass
 
-from medgpt_ray.algos.advantages import group_advantages
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.config import algorithms as sections
 
@@ -15,6 +14,4 @@ class DrGrpo(PolicyGradient):
     config: sections.DrGrpo
 
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
-        rewards = self.penalised(rollouts, kl_coefficient)
-        advantages = group_advantages(rewards, rollouts.group, scale_by_std=False)
-        return Targets(advantages[rollouts.sequence])
+        return Targets(self.relative_to_group(rollouts, kl_coefficient, scale_by_std=False))

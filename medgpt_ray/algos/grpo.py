@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from medgpt_ray.algos.advantages import group_advantages
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.config import algorithms as sections
 
@@ -12,6 +11,4 @@ class Grpo(PolicyGradient):
     config: sections.Grpo | sections.Gspo | sections.Cispo
 
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
-        rewards = self.penalised(rollouts, kl_coefficient)
-        advantages = group_advantages(rewards, rollouts.group, self.config.scale_by_std)
-        return Targets(advantages[rollouts.sequence])
+        return Targets(self.relative_to_group(rollouts, kl_coefficient, self.config.scale_by_std))

@@ -7,12 +7,13 @@ weighed and added up.
 Legend: B = completions of the global batch, N = completion tokens, one completion after the other.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from medgpt_ray.algos.advantages import group_advantages
 from medgpt_ray.algos.correction import correction_weights
 from medgpt_ray.algos.kl import kl_estimate, kl_loss
 from medgpt_ray.algos.policy_loss import (
@@ -62,11 +63,10 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(ABC):
     """What the loop and the learner need to know of an algorithm."""
 
     config: sections.PolicyGradient
-    has_critic: ClassVar[bool] = False
 
     @property
     def needs_reference(self) -> bool:
@@ -77,9 +77,16 @@ class PolicyGradient:
         """Whether the KL penalty is part of the reward, which needs the old log-probs."""
         return self.needs_reference and self.config.kl.placement == "reward"
 
+    @abstractmethod
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
         """Advantages of the global batch. `kl_coefficient` is the current one, which may adapt."""
-        raise NotImplementedError
+
+    def relative_to_group(
+        self, rollouts: Rollouts, kl_coefficient: float, scale_by_std: bool
+    ) -> Tensor:
+        """[N] the advantage of each completion within its group, repeated over its tokens."""
+        rewards = self.penalised(rollouts, kl_coefficient)
+        return group_advantages(rewards, rollouts.group, scale_by_std)[rollouts.sequence]
 
     def penalised(self, rollouts: Rollouts, kl_coefficient: float) -> Tensor:
         """[B] rewards less the KL penalty of each completion, summed over its tokens.

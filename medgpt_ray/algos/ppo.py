@@ -1,7 +1,6 @@
 """PPO (arXiv 1707.06347) as RLHF uses it (arXiv 2203.02155): a critic, GAE, KL-shaped rewards."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,10 +14,9 @@ from medgpt_ray.config import algorithms as sections
 @dataclass(frozen=True)
 class Ppo(PolicyGradient):
     config: sections.Ppo
-    has_critic: ClassVar[bool] = True
 
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
-        assert rollouts.values is not None, "has_critic was not heeded"
+        assert rollouts.values is not None, "PPO needs the critic's values"
         config = self.config
         penalty = kl_coefficient * self.token_kl(rollouts) if self.shapes_rewards else None
         advantages, returns = generalised_advantages(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from medgpt_ray.algos.advantages import group_advantages, whiten
+from medgpt_ray.algos.advantages import whiten
 from medgpt_ray.algos.gae import generalised_advantages, token_rewards
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.config import algorithms as sections
@@ -27,6 +27,5 @@ class ReinforcePlusPlusBaseline(PolicyGradient):
     config: sections.ReinforcePlusPlusBaseline
 
     def targets(self, rollouts: Rollouts, kl_coefficient: float) -> Targets:
-        rewards = self.penalised(rollouts, kl_coefficient)
-        advantages = group_advantages(rewards, rollouts.group, scale_by_std=False)
-        return Targets(whiten(advantages[rollouts.sequence], rollouts.mask))
+        advantages = self.relative_to_group(rollouts, kl_coefficient, scale_by_std=False)
+        return Targets(whiten(advantages, rollouts.mask))
