@@ -18,16 +18,18 @@ from medgpt_ray.config.section import (
 )
 
 Aggregation = Literal["sequence", "sequence_sum", "token", "constant"]
+KlEstimator = Literal["k1", "k2", "k3"]
+KlPlacement = Literal["loss", "reward"]
 
 
 class Kl(Section):
     """Penalty for drifting from the reference model. With coefficient 0 no reference is loaded."""
 
     coefficient: NonNegativeFloat = 0.0
-    estimator: Literal["k1", "k2", "k3"] = "k3"
+    estimator: KlEstimator = "k3"
     """In the loss every estimator gives its value, with the gradient of k2 straight through: the
     only one whose expectation is the gradient of the KL."""
-    placement: Literal["loss", "reward"] = "loss"
+    placement: KlPlacement = "loss"
     target: PositiveFloat | None = None
     """Adaptive coefficient (arXiv 1909.08593): after each step it moves so that the KL of a
     completion, summed over its tokens, comes to this. Needs placement `reward`."""
@@ -39,6 +41,13 @@ class Kl(Section):
         if self.target is not None and (self.placement != "reward" or not self.coefficient):
             raise ValueError("kl.target needs kl.placement reward and a coefficient above 0")
         return self
+
+
+class RewardKl(Kl):
+    """The KL penalty as a part of the reward."""
+
+    estimator: KlEstimator = "k1"
+    placement: KlPlacement = "reward"
 
 
 class NoCorrection(Section):
@@ -215,15 +224,23 @@ class Cispo(GroupRelative):
     """Divide the advantage by the group's standard deviation."""
 
 
+class RlooKl(RewardKl):
+    coefficient: NonNegativeFloat = 0.05
+
+
 class Rloo(GroupRelative):
     """RLOO (arXiv 2402.14740): the baseline of a completion is the mean of the others'. A
     completion is one action, so its tokens' losses are summed."""
 
     name: Literal["rloo"] = "rloo"
-    kl: Kl = Kl(coefficient=0.05, estimator="k1", placement="reward")
+    kl: RlooKl = RlooKl()
     """Subtracted from the reward of a completion, summed over its tokens."""
     aggregation: Aggregation = "sequence_sum"
     """Sums of tokens, meaned over completions."""
+
+
+class ReinforcePlusPlusKl(RewardKl):
+    coefficient: NonNegativeFloat = 0.01
 
 
 class ReinforcePlusPlus(PolicyGradient):
@@ -231,7 +248,7 @@ class ReinforcePlusPlus(PolicyGradient):
     over the global batch; needs no group."""
 
     name: Literal["reinforce_pp"] = "reinforce_pp"
-    kl: Kl = Kl(coefficient=0.01, estimator="k1", placement="reward")
+    kl: ReinforcePlusPlusKl = ReinforcePlusPlusKl()
     """Subtracted from the reward of each token."""
     aggregation: Aggregation = "token"
     """As in the paper: every token of the batch weighs the same."""
@@ -239,15 +256,24 @@ class ReinforcePlusPlus(PolicyGradient):
     """Discount of later rewards."""
 
 
+class ReinforcePlusPlusBaselineKl(Kl):
+    coefficient: NonNegativeFloat = 0.01
+    estimator: KlEstimator = "k2"
+
+
 class ReinforcePlusPlusBaseline(GroupRelative):
     """The variant of REINFORCE++ with the group's mean as baseline, whitened over the global batch,
     and the KL penalty in the loss."""
 
     name: Literal["reinforce_pp_baseline"] = "reinforce_pp_baseline"
-    kl: Kl = Kl(coefficient=0.01, estimator="k2")
+    kl: ReinforcePlusPlusBaselineKl = ReinforcePlusPlusBaselineKl()
     """In the loss."""
     aggregation: Aggregation = "token"
     """As in the paper: every token of the batch weighs the same."""
+
+
+class PpoKl(RewardKl):
+    coefficient: NonNegativeFloat = 0.02
 
 
 class Ppo(PolicyGradient):
@@ -261,7 +287,7 @@ class Ppo(PolicyGradient):
     """Of each prompt."""
     minibatches_per_step: Positive = 4
     """Optimiser updates made in one pass over the samples of a step."""
-    kl: Kl = Kl(coefficient=0.02, estimator="k1", placement="reward")
+    kl: PpoKl = PpoKl()
     """Subtracted from the reward of each token."""
     aggregation: Aggregation = "token"
     """As in the paper: every token of the batch weighs the same."""

@@ -106,6 +106,14 @@ class SupervisedLearner(Learner):
     warmup_share: Fraction = 0.03
 
 
+class RmLearner(SupervisedLearner):
+    learning_rate: PositiveFloat = 1e-5
+
+
+class OrpoLearner(SupervisedLearner):
+    learning_rate: PositiveFloat = 8e-6
+
+
 class PreferenceLearner(SupervisedLearner):
     learning_rate: PositiveFloat = 5e-7
 
@@ -197,7 +205,7 @@ class RmRun(SupervisedRun):
 
     stage: Literal["rm"]
     objective: RewardModelling = RewardModelling()
-    learner: SupervisedLearner = SupervisedLearner(learning_rate=1e-5)
+    learner: RmLearner = RmLearner()
 
 
 class Sigmoid(Section):
@@ -264,7 +272,7 @@ class OrpoRun(SupervisedRun):
 
     stage: Literal["orpo"]
     objective: Orpo = Orpo()
-    learner: SupervisedLearner = SupervisedLearner(learning_rate=8e-6)
+    learner: OrpoLearner = OrpoLearner()
 
 
 class Kto(Section):

@@ -1,11 +1,14 @@
 """Combinations that cannot run are refused, each by its own message."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from medgpt_ray.config import run as _all_sections  # noqa: F401
 from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.section import Section
 
 
 def run(**changes: Any) -> GrpoRun:
@@ -64,3 +67,28 @@ def test_impossible_combinations(changes: dict[str, Any], message: str) -> None:
 def test_the_bounds_themselves_are_possible() -> None:
     assert run(learner={"max_tokens_per_microbatch": 768}).learner.max_tokens_per_microbatch == 768
     assert run(learner={"workers": 128}).learner.workers == 128
+
+
+def sections() -> Iterator[type[Section]]:
+    waiting = [Section]
+    while waiting:
+        children = waiting.pop().__subclasses__()
+        waiting += children
+        yield from children
+
+
+def test_a_section_given_in_part_keeps_its_defaults() -> None:
+    """A default with settings of its own would be lost as soon as one key is written."""
+    checked = 0
+    for section in sections():
+        for name, field in section.model_fields.items():
+            if isinstance(field.default, Section):
+                assert not field.default.model_fields_set, f"{section.__name__}.{name}"
+                checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("name", ["rloo", "reinforce_pp"])
+def test_a_kl_coefficient_alone_stays_in_the_reward(name: str) -> None:
+    kl = run(algorithm={"name": name, "kl": {"coefficient": 0.3}}).algorithm.kl
+    assert (kl.coefficient, kl.estimator, kl.placement) == (0.3, "k1", "reward")
