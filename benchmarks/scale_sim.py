@@ -142,7 +142,7 @@ def main() -> None:
         for n in range(4 * run.algorithm.prompts_per_step)
     ]
     source, rewards = PromptSource(prompts, 0), np.random.default_rng(0)
-    pool = RolloutPool(run, Learner(), Engine)
+    pool = RolloutPool(run, Learner(), Engine, lambda: None)
     pool.sync(0, 60.0)
     lines, process = [], psutil.Process()
     for number in range(options.steps):

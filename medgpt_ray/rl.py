@@ -82,7 +82,7 @@ def _attempt(config: RlRun, run: RunDirectory, resume: bool) -> None:
         stack.callback(log.close)
         run.discard_after(done if checkpoint else -1)
         console.phase("starting the learners, the scorers and the rollout engines")
-        roles = stack.enter_context(start_roles(config, run.logs))
+        roles = stack.enter_context(start_roles(config, run))
         controller = Controller(
             config, run, roles, console, log, PromptSource(prompts, config.seed)
         )
@@ -147,6 +147,7 @@ class Controller:
                 began = time.monotonic()
                 self._launch()
                 groups = self._collect()
+                self.roles.rollout.sleep()
                 with self._unbroken():
                     metrics, samples = self._learn(groups)
                     self._step_done()
@@ -224,8 +225,8 @@ class Controller:
     def _scored(self, generation: Generation) -> list[list[Sample]]:
         with self._phase("generate"):
             completions = generation.result()
-            while self.roles.rollout.losses:
-                self.console.notice(self.roles.rollout.losses.pop(0))
+            while self.roles.rollout.notices:
+                self.console.notice(self.roles.rollout.notices.pop(0))
         with self._phase("reward"):
             groups = score_completions(self.config.rewards, generation.prompts, completions)
             if self.roles.reward_model:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from medgpt_ray.actors.reward_model import RewardModelPool, RewardModelWorker
 from medgpt_ray.actors.rollout import RolloutWorker
 from medgpt_ray.actors.wait import wait
 from medgpt_ray.config.schema import Cluster, Learner, PpoRun, RlRun
+from medgpt_ray.tracking.rundir import RunDirectory
 
 ROLES = {
     "policy": PolicyWorker,
@@ -91,12 +91,12 @@ def _own_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def start_roles(config: RlRun, logs: Path) -> Iterator[Roles]:
+def start_roles(config: RlRun, run: RunDirectory) -> Iterator[Roles]:
     """Place and start every role, learners and engines beside each other."""
-    with _placed(config, without_memory(config), logs) as spawner:
+    with _placed(config, without_memory(config), run.logs) as spawner:
         policy = spawner.learner("policy")
         assert policy is not None
-        pool = RolloutPool(config, policy, partial(spawner, "rollout"))
+        pool = RolloutPool(config, policy, partial(spawner, "rollout"), run.rollout_workers)
         scorers = spawner.all("reward_model")
         yield Roles(
             **vars(_start(config, spawner, policy, pool.starting() | _ready(scorers))),
@@ -160,9 +160,12 @@ class Spawner:
 
     def all(self, role: str) -> dict[str, Any]:
         """The workers of a role by name; none where the plan has no such role."""
-        count = next((r.workers for r in self.plan.roles if r.name == role), 0)
+        planned = self.plan.role(role)
         name = role.replace("_", " ")
-        return {f"{name} worker {number}": self(role, number) for number in range(count)}
+        return {
+            f"{name} worker {number}": self(role, number)
+            for number in range(planned.workers if planned else 0)
+        }
 
     def learner(self, role: str) -> LearnerGroup | None:
         workers = list(self.all(role).values())
@@ -174,16 +177,17 @@ class Spawner:
 
     def __call__(self, role: str, number: int) -> Any:
         """Worker `number` of a role. One beyond the plan runs wherever there is room."""
-        planned = next(r for r in self.plan.roles if r.name == role)
+        planned = self.plan.role(role)
+        assert planned is not None
         placed: dict[str, Any] = {}
         if number < planned.workers:
-            before = takewhile(lambda r: r.name != role, self.plan.roles)
             placed["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self.group, placement_group_bundle_index=sum(r.workers for r in before) + number
+                self.group, placement_group_bundle_index=self.plan.bundle(planned, number)
             )
+        cpus, gpus = self.plan.reserved(planned)
         options = ROLES[role].options(
-            num_cpus=planned.cpus,
-            num_gpus=planned.gpus,
+            num_cpus=cpus,
+            num_gpus=gpus,
             runtime_env={"env_vars": _environment(self.config, role)},
             **placed,
         )

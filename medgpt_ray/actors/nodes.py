@@ -85,8 +85,8 @@ def places(plan: Plan) -> dict[str, list[Node]] | None:
 
     The bundles are really reserved and given back at once. Ray Data reads wherever there is room.
     """
-    roles = [role for role in plan.roles if role.name != "data"]
-    group = placement_group(Plan(tuple(roles)).bundles(), strategy="PACK")
+    placed = Plan(tuple(role for role in plan.roles if role.name != "data"))
+    group = placement_group(placed.bundles(), strategy="PACK")
     try:
         ready, _ = ray.wait([group.ready()], timeout=PLACING_S)
         if not ready:
@@ -94,11 +94,11 @@ def places(plan: Plan) -> dict[str, list[Node]] | None:
         bundles = placement_group_table(group)["bundles_to_node_id"]
     finally:
         remove_placement_group(group)
-    nodes, found, bundle = alive(), {}, 0
-    for role in roles:
-        found[role.name] = [nodes[bundles[bundle + number]] for number in range(role.workers)]
-        bundle += role.workers
-    return found
+    nodes = alive()
+    return {
+        role.name: [nodes[bundles[placed.bundle(role, n)]] for n in range(role.workers)]
+        for role in placed.roles
+    }
 
 
 def unshared(paths: Mapping[str, Path], folder: Path) -> Iterator[str]:

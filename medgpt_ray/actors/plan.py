@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ class Role:
     gpus: float
     memory: Memory = Memory()
     """Of one worker."""
+    host: str | None = None
+    """The role whose resources these workers share, each those of one worker of it."""
 
 
 @dataclass(frozen=True)
@@ -144,19 +147,43 @@ class Plan:
 
     @property
     def cpus(self) -> float:
-        return sum(role.workers * role.cpus for role in self.roles)
+        return sum(bundle["CPU"] for bundle in self.bundles())
 
     @property
     def gpus(self) -> float:
-        return sum(role.workers * role.gpus for role in self.roles)
+        return sum(bundle.get("GPU", 0.0) for bundle in self.bundles())
+
+    def role(self, name: str) -> Role | None:
+        return next((role for role in self.roles if role.name == name), None)
 
     def bundles(self) -> list[dict[str, float]]:
-        """Resources of each worker for a Ray placement group, roles in order."""
-        return [
-            {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
-            for role in self.roles
-            for _ in range(role.workers)
-        ]
+        """Resources for a Ray placement group: of each worker, roles in order, with what it shares
+        counted once."""
+        bundles = []
+        for role in self._hosts():
+            sharing = self._sharing(role)
+            cpus, gpus = max(r.cpus for r in sharing), max(r.gpus for r in sharing)
+            bundles += [{"CPU": cpus} | ({"GPU": gpus} if gpus else {})] * role.workers
+        return bundles
+
+    def bundle(self, role: Role, number: int) -> int:
+        """The place in `bundles` of worker `number` of a role."""
+        host = role.host or role.name
+        before = takewhile(lambda other: other.name != host, self._hosts())
+        return sum(other.workers for other in before) + number
+
+    def reserved(self, role: Role) -> tuple[float, float]:
+        """CPUs and GPUs that Ray books for each worker: its part of the bundle."""
+        host = role.host or role.name
+        sharers = sum(host in (other.name, other.host) for other in self.roles)
+        bundle = self.bundles()[self.bundle(role, 0)]
+        return bundle["CPU"] / sharers, bundle.get("GPU", 0.0) / sharers
+
+    def _hosts(self) -> list[Role]:
+        return [role for role in self.roles if role.host is None]
+
+    def _sharing(self, host: Role) -> list[Role]:
+        return [host, *(role for role in self.roles if role.host == host.name)]
 
 
 def plan(config: RunConfig, facts: ModelFacts, reward_model: ModelFacts | None = None) -> Plan:
@@ -196,9 +223,10 @@ def without_memory(config: RunConfig) -> Plan:
     if config.reward_model:
         sections["reward_model"] = config.reward_model
     sections["rollout"] = config.rollout
+    hosts = {"rollout": "policy"} if config.rollout.colocated else {}
     return Plan(
         tuple(
-            Role(name, section.workers, section.cpus, section.gpus)
+            Role(name, section.workers, section.cpus, section.gpus, host=hosts.get(name))
             for name, section in sections.items()
         )
     )

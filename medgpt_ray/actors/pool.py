@@ -20,6 +20,8 @@ from medgpt_ray.types import Completion, Prompt
 
 Spawn = Callable[[int], Any]
 """Number of a worker -> its new actor."""
+Asked = Callable[[], int | None]
+"""How many workers the user asked for in mid-run, if at all."""
 
 
 @dataclass
@@ -39,15 +41,16 @@ class Member:
 class RolloutPool:
     """All rollout workers, and the policy they follow."""
 
-    def __init__(self, config: RlRun, policy: LearnerGroup, spawn: Spawn) -> None:
-        self.config, self.policy, self.spawn = config, policy, spawn
-        self.shares = config.rollout.max_workers or config.rollout.workers
+    def __init__(self, config: RlRun, policy: LearnerGroup, spawn: Spawn, asked: Asked) -> None:
+        self.config, self.policy, self.spawn, self.asked = config, policy, spawn, asked
+        self.shares = config.rollout.most_workers
         """Prompts of a batch are always cut alike, however many workers there are."""
         self.version = 0
-        self.members = [self._start(number) for number in range(config.rollout.workers)]
+        start = min(config.rollout.workers, self._wanted())
+        self.members = [self._start(number) for number in range(start)]
         self.connected: list[Any] = []
-        self.losses: list[str] = []
-        """Deaths since they were last asked for, in words."""
+        self.notices: list[str] = []
+        """Who died or left since this was last read, in words."""
 
     def starting(self) -> dict[str, ray.ObjectRef]:
         """What to wait for until every worker stands."""
@@ -69,6 +72,7 @@ class RolloutPool:
         are taken in; where none is left, the first of the new ones is waited for.
         """
         self.version = version
+        self._shrink()
         self._grow()
         self._admit(0.0)
         if all(member.state == "STARTING" for member in self.members):
@@ -85,6 +89,19 @@ class RolloutPool:
         for member in present:
             member.state = "HEALTHY"
 
+    def sleep(self) -> None:
+        """Colocated engines give their memory to the learners until the next sync; those that are
+        still starting are waited for first, since they take theirs."""
+        if not self.config.rollout.colocated:
+            return
+        deadlines = self.config.deadlines
+        while any(member.state == "STARTING" for member in self.members):
+            self._admit(deadlines.start)
+        calls = {member.name: member.actor.sleep.remote() for member in self.members}
+        wait(calls, deadlines.sync, "engines going to sleep")
+        for member in self.members:
+            member.state = "STALE"
+
     def healthy(self) -> list[Member]:
         """Who can take work; when nobody can, a new worker is waited for and synchronised."""
         if not any(member.state == "HEALTHY" for member in self.members):
@@ -95,22 +112,33 @@ class RolloutPool:
         """A new worker takes the place of a dead one."""
         if member not in self.members:
             return  # several shares tell of the same death
-        self.losses.append(f"{member.name} is gone, a new one starts in its place: {cause(error)}")
+        self.notices.append(f"{member.name} is gone, a new one starts in its place: {cause(error)}")
         self.members[self.members.index(member)] = self._start(member.number)
 
     def _start(self, number: int) -> Member:
         actor = self.spawn(number)
         return Member(number, actor, actor.ready.remote())
 
+    def _wanted(self) -> int:
+        """Workers to come to: what `medgpt scale` asked for last, else as many as may be."""
+        asked = self.asked()
+        return self.shares if asked is None else min(asked, self.shares)
+
+    def _shrink(self) -> None:
+        """Who is too many gets no more work, and ends when its last call is answered."""
+        for member in self.members[self._wanted() :]:
+            member.actor.__ray_terminate__.remote()
+            self.notices.append(f"{member.name} leaves, as asked for")
+        del self.members[self._wanted() :]
+
     def _grow(self) -> None:
-        """Start one more worker where the cluster has room for it, up to `rollout.max_workers`."""
-        rollout = self.config.rollout
-        if len(self.members) >= (rollout.max_workers or 0):
+        """Start one more worker if one is wanted and the cluster has room for it."""
+        if len(self.members) >= self._wanted():
             return
+        rollout, number = self.config.rollout, len(self.members)
         free = ray.available_resources()
-        if free.get("CPU", 0) >= rollout.cpus and free.get("GPU", 0) >= rollout.gpus:
-            taken = {member.number for member in self.members}
-            number = next(n for n in range(rollout.max_workers or 0) if n not in taken)
+        room = free.get("CPU", 0) >= rollout.cpus and free.get("GPU", 0) >= rollout.gpus
+        if room or number < rollout.workers:  # the first ones have their places reserved
             self.members.append(self._start(number))
 
     def _admit(self, seconds: float) -> None:

@@ -54,6 +54,7 @@ class RolloutWorker:
 
         self.config, self.number = config, number
         self.version: int | None = None
+        self.asleep = False
         self.tokenizer = load_tokenizer(config.model.path)
         self.stop_token_ids = stop_token_ids(config.model.path)
         rollout = config.rollout
@@ -63,6 +64,7 @@ class RolloutWorker:
             dtype=rollout.dtype,
             skip_tokenizer_init=True,
             enforce_eager=not rollout.gpus,
+            enable_sleep_mode=rollout.colocated and rollout.gpus > 0,
             max_model_len=config.data.max_prompt_tokens + rollout.max_completion_tokens,
             max_num_seqs=rollout.max_concurrent_sequences,
             # Completions of one prompt share its full cache blocks: on CPU the default of 128
@@ -189,11 +191,22 @@ class RolloutWorker:
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.engine.init_weight_transfer_engine({"init_info": init_info})
 
+    def sleep(self) -> None:
+        """Give the memory of weights and KV cache to the learners, until the next weight update.
+        vLLM's CPU engine frees nothing.
+        """
+        with self.turnstile:
+            self.version = None
+            self.asleep = True
+            self.engine.sleep(level=2)  # the weights are not kept: new ones will come
+
     @update
     def start_weight_update(self) -> None:
         """The engine rests until `finish_weight_update`."""
         self.turnstile.__enter__()
         self.version = None
+        if self.asleep:
+            self.engine.wake_up(tags=["weights"])
         self.engine.start_weight_update()
 
     @update
@@ -206,6 +219,9 @@ class RolloutWorker:
         requests under way too.
         """
         self.engine.finish_weight_update(weight_version=str(version))
+        if self.asleep:
+            self.engine.wake_up(tags=["kv_cache"])
+            self.asleep = False
         if not self.engine.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("the prefix cache could not be reset")
         self.version = version

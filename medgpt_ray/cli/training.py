@@ -124,6 +124,19 @@ def replay(
 
 
 @app.command()
+def scale(
+    run: Annotated[str, typer.Argument(help="Directory of a run that is under way.")],
+    workers: Annotated[int, typer.Argument(help="Rollout workers, up to rollout.max_workers.")],
+) -> None:
+    """Ask a running run for more or fewer rollout workers; it obeys at its next weight sync."""
+    from medgpt_ray import scale as verb
+
+    with refusals():
+        verb.scale(run, workers)
+    typer.echo(f"{run} comes to {workers} rollout workers at its next weight sync")
+
+
+@app.command()
 def presets() -> None:
     """List the configurations that come with medgpt."""
     from rich.console import Console

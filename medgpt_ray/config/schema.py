@@ -182,6 +182,10 @@ class Rollout(Section):
     max_workers: Positive | None = None
     """More engines join while the cluster has room for them, up to this many; a batch of prompts is
     always cut into so many shares. None keeps `workers`."""
+    colocated: bool = False
+    """Engine k shares the devices of policy worker k, and sleeps while the learners work: it gives
+    its memory back and gets it, and the new weights, at the next sync. False gives every engine
+    devices of its own. On CPUs the cores are shared, but no memory is freed."""
     threads: Positive = 1
     cpus: PositiveFloat = 1.0
     gpus: NonNegativeFloat = 0.0
@@ -196,6 +200,11 @@ class Rollout(Section):
     multi_turn: Environment | None = None
     kv_cache_gib: PositiveFloat = 1.0
     max_concurrent_sequences: Positive = 64
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that there can be, and shares that a batch of prompts is cut into."""
+        return self.max_workers or self.workers
 
     @model_validator(mode="after")
     def _room_to_grow(self) -> Self:
@@ -295,6 +304,7 @@ class RlRun(Section):
         problems = [*self._reward_problems(), *self._learner_problems("learner", self.learner)]
         if self.sync.backend in ("nccl", "ipc") and not (self.learner.gpus and self.rollout.gpus):
             problems.append(f"sync.backend {self.sync.backend} needs learner.gpus and rollout.gpus")
+        problems += self._colocation_problems()
         if self.learner.zero_stage == 3 and isinstance(self.model.adaptation, QLoRA):
             problems.append(
                 "learner.zero_stage 3 cannot shard bitsandbytes weights: use zero_stage 2"
@@ -302,6 +312,29 @@ class RlRun(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _colocation_problems(self) -> list[str]:
+        rollout, learner, staleness = self.rollout, self.learner, self.algorithm.max_staleness
+        problems: list[str] = []
+        if not rollout.colocated:
+            return problems
+        if rollout.max_workers is not None or rollout.workers != learner.workers:
+            problems.append(
+                f"rollout.colocated puts one engine beside each policy worker: set rollout.workers "
+                f"({rollout.workers}) to learner.workers ({learner.workers}) and leave out "
+                "rollout.max_workers"
+            )
+        if bool(rollout.gpus) != bool(learner.gpus):
+            problems.append(
+                f"rollout.colocated shares devices: rollout.gpus ({rollout.gpus:g}) and "
+                f"learner.gpus ({learner.gpus:g}) must both be set, or neither"
+            )
+        if staleness:
+            problems.append(
+                f"algorithm.max_staleness ({staleness}) generates while the learners work, when "
+                "colocated engines sleep: set it to 0, or rollout.colocated to false"
+            )
+        return problems
 
     def _reward_problems(self) -> list[str]:
         problems = []

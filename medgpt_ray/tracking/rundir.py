@@ -124,6 +124,14 @@ class RunDirectory:
         shutil.copytree(checkpoint / "model", copy)
         copy.rename(self.model)
 
+    def rollout_workers(self) -> int | None:
+        """How many rollout workers a running run was asked to come to, if at all."""
+        asked = self.path / "rollout_workers"
+        return int(asked.read_text()) if asked.exists() else None
+
+    def ask_for_rollout_workers(self, count: int) -> None:
+        write_atomically(self.path / "rollout_workers", f"{count}\n")
+
     def samples_file(self, step: int) -> Path:
         return self.samples / f"step_{step}.parquet"
 

@@ -52,6 +52,27 @@ def test_facts_are_those_of_the_loaded_model(tiny_model: Path, facts: ModelFacts
     assert facts.kv_numbers_per_token == 2 * 2 * 1 * 32
 
 
+def test_colocated_engines_share_the_bundles_of_the_policy(facts: ModelFacts) -> None:
+    planned = plan(
+        run(
+            learner={"workers": 2, "cpus": 2, "gpus": 1},
+            rollout={"workers": 2, "cpus": 3, "gpus": 1, "colocated": True},
+            algorithm={"kl": {"coefficient": 0.1}},
+        ),
+        facts,
+    )
+    policy, reference, rollout = (
+        role(planned, name) for name in ("policy", "reference", "rollout")
+    )
+    assert planned.bundles() == [{"CPU": 3, "GPU": 1}] * 2 + [{"CPU": 2, "GPU": 1}] * 2
+    assert (planned.cpus, planned.gpus) == (10, 4)
+    assert [planned.bundle(policy, n) for n in range(2)] == [0, 1]
+    assert [planned.bundle(rollout, n) for n in range(2)] == [0, 1]
+    assert [planned.bundle(reference, n) for n in range(2)] == [2, 3]
+    assert planned.reserved(policy) == planned.reserved(rollout) == (1.5, 0.5)
+    assert planned.reserved(reference) == (2, 1)
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
 def test_adapters_are_as_large_as_those_of_peft(
     tiny_model: Path, facts: ModelFacts, targets: Any

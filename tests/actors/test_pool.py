@@ -12,6 +12,7 @@ from medgpt_ray.actors.pool import Generation, RolloutPool
 from medgpt_ray.config.schema import Cluster, GrpoRun
 from medgpt_ray.data.prompts import read_prompts
 from medgpt_ray.models.load import load_tokenizer
+from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
 TOKENS = 96
@@ -49,8 +50,15 @@ def prompts(config: GrpoRun) -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def roles(config: GrpoRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
-    with ray_cluster(Cluster(cpus=4)), start_roles(config, tmp_path_factory.mktemp("logs")) as all:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
+    run.logs.mkdir()
+    return run
+
+
+@pytest.fixture(scope="module")
+def roles(config: GrpoRun, run: RunDirectory) -> Iterator[Roles]:
+    with ray_cluster(Cluster(cpus=4)), start_roles(config, run) as all:
         yield all
 
 
@@ -88,7 +96,7 @@ def test_the_death_of_a_worker_in_mid_generation_changes_no_sample(
     ray.kill(dead)
     assert generation.result() == calm
     assert pool.members[0].actor != dead
-    assert "rollout worker 0 is gone" in pool.losses.pop()
+    assert "rollout worker 0 is gone" in pool.notices.pop()
 
 
 def test_a_restarted_worker_gets_work_only_after_a_sync(
@@ -128,3 +136,29 @@ def test_requests_live_through_a_weight_update(pool: RolloutPool, prompts: list[
         assert places == list(range(len(completion.token_ids)))
     after = generate(pool, prompts).result()
     assert {c.oldest_version for group in after for c in group} == {9}
+
+
+def test_a_worker_that_leaves_answers_first(
+    pool: RolloutPool, prompts: list[Prompt], run: RunDirectory
+) -> None:
+    """Asked to come down to one worker, the pool loses none of what the others are generating."""
+    for member in pool.members:
+        ray.wait([member.ready], timeout=120)
+    pool.sync(10, seconds=120)
+    calm = generate(pool, prompts).result()
+    generation = generate(pool, prompts)
+    leaving = [member.actor for member in pool.members[1:]]
+    run.ask_for_rollout_workers(1)
+    pool.sync(10, seconds=120)
+    assert [member.number for member in pool.members] == [0]
+    done = generation.result()
+    assert [group[0].prompt_id for group in done] == [prompt.id for prompt in prompts]
+    assert done[1::3] == calm[1::3], "what the leaving ones held"
+    assert done[2::3] == calm[2::3]
+    assert generate(pool, prompts).result() == calm
+    for actor in leaving:
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(actor.ready.remote(), timeout=60)
+    run.ask_for_rollout_workers(3)
+    pool.sync(10, seconds=120)
+    assert states(pool) == ["HEALTHY", "STARTING"]

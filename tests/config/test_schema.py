@@ -57,6 +57,13 @@ def test_the_minimal_run_is_valid_and_immutable() -> None:
             {"algorithm": {"rollout_correction": {"kind": "sequence_mask", "low": 2}}},
             "must be less than high",
         ),
+        ({"rollout": {"colocated": True, "workers": 2}}, "one engine beside each policy worker"),
+        ({"rollout": {"colocated": True, "max_workers": 1}}, "leave out rollout.max_workers"),
+        ({"rollout": {"colocated": True, "gpus": 1}}, "must both be set, or neither"),
+        (
+            {"rollout": {"colocated": True}, "algorithm": {"max_staleness": 1}},
+            "when colocated engines sleep",
+        ),
     ],
 )
 def test_impossible_combinations(changes: dict[str, Any], message: str) -> None:

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import psutil
-from runs import finish, start, steps, train, wait_for_step, write_run
+from ray.cluster_utils import Cluster
+from runs import finish, merged, start, steps, train, wait_for_step, write_run
 
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.samples import read_samples
@@ -104,6 +105,32 @@ def test_dead_workers_are_replaced_and_nothing_changes(tiny_model: Path, tmp_pat
     assert re.search(r"rollout worker \d is gone", output)  # between syncs replaced, else restarted
     assert "policy rank 0 is gone" in output
     assert re.search(r"resumed after step (6|9)\b", output)
+    assert steps(run) == steps(tmp_path / "calm" / "run")
+
+
+def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
+    """Learner and engine on a node each; one node dies with what is on it, another one comes."""
+    apart = {
+        "learner": {"cpus": 3},
+        "rollout": {"cpus": 3, "workers": 1},
+        "sync": {"backend": "gloo"},
+    }
+    settings = merged(SURVIVES, apart)
+    train(write_run(tmp_path / "calm", tiny_model, **settings))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    try:
+        doomed = cluster.add_node(num_cpus=4)
+        settings["cluster"] = {"address": cluster.address, "cpus": None}
+        process = start(write_run(tmp_path / "stormy", tiny_model, **settings))
+        run = tmp_path / "stormy" / "run"
+        wait_for_step(process, run, 4)
+        cluster.remove_node(doomed, allow_graceful=False)
+        cluster.add_node(num_cpus=4)
+        status, output = finish(process)
+    finally:
+        cluster.shutdown()
+    assert status == 0, output
+    assert re.search(r"(rollout worker|policy rank) 0 is gone", output), output
     assert steps(run) == steps(tmp_path / "calm" / "run")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import finish, records, start, steps, train, wait_for_step, write_run
+from runs import finish, merged, records, start, steps, train, wait_for_step, write_run
 
 from medgpt_ray.tracking.samples import read_samples
 
@@ -45,6 +45,21 @@ def test_a_killed_run_goes_on_exactly(run: Path, tiny_model: Path, tmp_path: Pat
         for folder in (tmp_path / "run", run)
     ]
     assert scores[0] == scores[1]
+
+
+def test_colocated_engines_change_nothing(run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Engine and learner take three cores each, of the four that there are."""
+    settings = merged(
+        LEARNS,
+        {
+            "steps": 6,
+            "learner": {"cpus": 3},
+            "rollout": {"cpus": 3, "colocated": True},
+            "cluster": {"cpus": 4},
+        },
+    )
+    train(write_run(tmp_path, tiny_model, **settings))
+    assert list(steps(tmp_path / "run").values()) == list(steps(run).values())[:6]
 
 
 def test_the_reward_rises(run: Path) -> None:
