@@ -47,8 +47,25 @@ def _score(reward: Reward, items: list[Item], hold_seconds: float) -> Iterator[l
     yield scores
 
 
+class _Scores:
+    """What one function says of all samples: its workers take every n-th each."""
+
+    def __init__(self, reward: Reward, items: list[Item]) -> None:
+        self.streams = [
+            _Stream(reward, items[first :: reward.workers])
+            for first in range(min(reward.workers, len(items)))
+        ]
+        self.count = len(items)
+
+    def collect(self) -> list[float | str]:
+        scores: list[float | str] = [""] * self.count
+        for first, stream in enumerate(self.streams):
+            scores[first :: len(self.streams)] = stream.collect()
+        return scores
+
+
 class _Stream:
-    """The scores of one function, in order."""
+    """The scores of one function by one process, in order."""
 
     def __init__(self, reward: Reward, items: list[Item]) -> None:
         self.reward, self.items = reward, items
@@ -103,8 +120,8 @@ def score_completions(
     """Score every completion of every prompt's group; functions run beside each other."""
     flat = [(p, c) for p, group in zip(prompts, groups, strict=True) for c in group]
     items = [(_last_user_message(p), c.text, p.row) for p, c in flat]
-    streams = [_Stream(reward, items) for reward in rewards]
-    columns = [stream.collect() for stream in streams]
+    by_function = [_Scores(reward, items) for reward in rewards]
+    columns = [scores.collect() for scores in by_function]
     samples = [
         _sample(prompt, completion, rewards, scores)
         for (prompt, completion), *scores in zip(flat, *columns, strict=True)

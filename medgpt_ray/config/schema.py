@@ -94,6 +94,9 @@ class Reward(Section):
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     timeout_s: PositiveFloat = 10.0
     """Time limit for one completion; on expiry the sample is dropped and reported."""
+    workers: Positive = 1
+    """Processes that share the completions of a step: of use for a slow function, and for one that
+    waits, as for the answers of a judge."""
     arguments: dict[str, Any] = Field(default={})
     """Passed to the function as keyword arguments."""
 

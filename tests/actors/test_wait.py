@@ -99,3 +99,25 @@ def test_arguments_of_a_reward_reach_its_function() -> None:
         for pattern in (r"take \d mg", r"\d tablets")
     ]
     assert scores == [1.0, 0.0]
+
+
+def waits(prompt: str, completion: str, row: dict) -> float:
+    """A judge far away."""
+    time.sleep(0.5)
+    return float(completion)
+
+
+def test_workers_of_a_reward_wait_beside_each_other() -> None:
+    from medgpt_ray.actors.rewards import score_completions
+
+    prompt = Prompt("f:1", ({"role": "user", "content": "?"},), (1,), {})
+    answers = [
+        Completion("f:1", n, (5,), (-1.0,), str(n), "stop", (VersionSpan(0, 0, 1),))
+        for n in range(10)
+    ]
+    reward = Reward(function=f"{__name__}:waits", workers=4)
+    score_completions([reward], [prompt], [answers[:4]])  # the processes stand
+    started = time.monotonic()
+    scored = score_completions([reward], [prompt], [answers])
+    assert [sample.reward for sample in scored[0]] == list(range(10))
+    assert time.monotonic() - started < 4, "one after the other they take 5 s"
