@@ -18,7 +18,7 @@ from medgpt_ray.serving.request_log import RequestLog
 from medgpt_ray.serving.tools import told_of
 
 VERSION_HEADER = b"x-medgpt-version"
-CHAT = "/v1/chat/completions"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 FORMS = ("response_format", "structured_outputs")
 
 Messages = Sequence[Mapping[str, Any]]
@@ -94,10 +94,12 @@ class Assistant:
                 body = {**body, "messages": told_of(body["tools"], body["messages"])}
             if self._guard:
                 case = await asyncio.to_thread(examine, messages, augmented.passages)
+        elif path == COMPLETIONS and self._guard and (text := _prompt_text(body.get("prompt"))):
+            case = await asyncio.to_thread(examine, [{"role": "user", "content": text}])
         if case is None and not augmented.notes and self._log is None:
             return None, body
         fixed = any(map(asked.get, FORMS)) and asked.get("response_format") != {"type": "text"}
-        return Reply(case, augmented.notes, fixed_form=fixed), body
+        return Reply(case, augmented.notes, fixed_form=fixed or path == COMPLETIONS), body
 
     async def _forward(self, scope: Any, body: Any, receive: Any, answer: "Answer") -> None:
         content = json.dumps(body, ensure_ascii=False).encode()
@@ -193,6 +195,12 @@ class Answer:
 def _wants_tools(body: Mapping[str, Any]) -> bool:
     given = body.get("tools")
     return bool(given) and _listed(given) and body.get("tool_choice") != "none"
+
+
+def _prompt_text(prompt: Any) -> str:
+    """Of a completion: one text or several; token ids are not looked at."""
+    texts = prompt if isinstance(prompt, list) else [prompt]
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _listed(objects: Any) -> bool:

@@ -33,10 +33,9 @@ class Reply:
         for choice in answer.get("choices", ()):
             index, message = choice["index"], choice.get("message")
             self.texts[index] = (message or {}).get("content") or choice.get("text") or ""
-            if message is not None:
-                parts = [self._advice, self.texts[index], self._caution(index)]
-                if not self._fixed_form and (parts[0] or parts[2]):
-                    message["content"] = "\n\n".join(part for part in parts if part)
+            parts = [self._advice, self.texts[index], self._caution(index)]
+            if message is not None and not self._fixed_form and (parts[0] or parts[2]):
+                message["content"] = "\n\n".join(part for part in parts if part)
         return self._with_metadata(answer)
 
     def chunk(self, chunk: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +48,7 @@ class Reply:
             self.texts[index] += (delta or {}).get("content") or choice.get("text") or ""
             if delta is not None and not self._fixed_form:
                 self._add(index, delta, choice.get("finish_reason"))
-            elif delta is not None and choice.get("finish_reason"):
+            elif choice.get("finish_reason"):
                 self._caution(index)
         return self._with_metadata(chunk) if ends else chunk
 

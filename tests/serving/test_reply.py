@@ -86,6 +86,15 @@ def test_each_choice_has_its_own_caution():
     assert answer["medgpt"]["guard"]["dose_caution"] == [1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_raw_continuation_is_left_as_it_is(stream):
+    choice = {"index": 0, "text": "Take 2 tablets.", "finish_reason": "stop"}
+    reply = Reply(examine(EMERGENCY), {}, fixed_form=True)
+    answer = (reply.chunk if stream else reply.whole)({"choices": [choice]})
+    assert answer["choices"][0]["text"] == "Take 2 tablets."
+    assert answer["medgpt"]["guard"]["notices"] == [ADVICE["en"], CAUTION["en"]]
+
+
 def test_notes_are_passed_on():
     answer = whole(Reply(None, {"sources": ["a.pdf, p. 3"]}, fixed_form=False), "Rest.")
     assert answer["medgpt"] == {"sources": ["a.pdf, p. 3"]}

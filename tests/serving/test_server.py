@@ -228,6 +228,9 @@ def test_the_guard_speaks_and_the_log_hides(server):
     assert chinese[-1].model_extra["medgpt"]["guard"]["emergency"] == ["胸痛"]
     calm = ask(server.client(), PROMPTS[0])
     assert calm.model_extra["medgpt"]["guard"]["notices"] == []
+    raw = server.client().completions.create(model="tiny", prompt=text, max_tokens=4)
+    assert raw.model_extra["medgpt"]["guard"]["notices"] == [ADVICE["en"]]
+    assert ADVICE["en"] not in raw.choices[0].text
     logged = "".join(file.read_text() for file in server.requests.iterdir())
     assert "My name is [name], [phone]. I have chest pain." in logged
     for secret in ("John", "555-0134", "key-of-tests"):
