@@ -55,7 +55,8 @@ class QLoRA(LoRA):
 
 class Model(Section):
     path: str
-    """A model directory in HF format, a run directory, or `embedded:smollm2-135m-instruct`."""
+    """A model directory in HF format, a run directory, a name on the Hugging Face hub
+    (`owner/model` or `owner/model@revision`), or `embedded:smollm2-135m-instruct`."""
     adapter: str | None = None
     """PEFT adapter directory, merged into the model before anything else."""
     dtype: Dtype = "auto"

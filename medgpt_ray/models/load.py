@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from medgpt_ray.config.schema import Full, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
-from medgpt_ray.models import rope
+from medgpt_ray.models import hub, rope
 from medgpt_ray.models.adapters import adapt, open_adapter
 from medgpt_ray.models.attention import PACKED
 from medgpt_ray.models.errors import ModelError
@@ -32,8 +32,8 @@ AnyRun = TypeVar("AnyRun", bound=RlRun | SupervisedRun)
 
 
 def resolve_model(path: str) -> Path:
-    """The HF directory behind `model.path`, which may be a run directory; converts the embedded
-    model on first use (about 30 s).
+    """The HF directory behind `model.path`, which may be a run directory or a name on the Hugging
+    Face hub; converts the embedded model on first use (about 30 s).
     """
     if path.startswith("embedded:"):
         if path != EMBEDDED:
@@ -47,6 +47,8 @@ def resolve_model(path: str) -> Path:
         directory /= "model"
         if not directory.is_dir():
             raise ModelError(f"{path}: is a run that has no model yet: let it finish first")
+    if not directory.exists() and hub.is_name(path):
+        directory = hub.fetch(path)
     if not directory.is_dir():
         raise ModelError(f"{path}: no such model directory (or use {EMBEDDED})")
     if (directory / "adapter_config.json").is_file():

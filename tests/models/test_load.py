@@ -177,3 +177,20 @@ def test_a_run_goes_to_its_actors_with_absolute_paths(
     assert resolved.learner.deepspeed == str(tiny_model.parent / "zero1.json")
     assert resolved.model.dtype in ("float32", "bfloat16")
     assert isinstance(resolved.model, Model)
+
+
+def test_a_name_of_the_hub_is_read_from_its_cache(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    stored = tmp_path / "models--ward--tiny" / "snapshots" / ("a" * 40)
+    shutil.copytree(tiny_model, stored)
+    (tmp_path / "models--ward--tiny" / "refs").mkdir()
+    (tmp_path / "models--ward--tiny" / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load.resolve_model("ward/tiny") == stored
+    assert load.resolve_model(f"ward/tiny@{'a' * 40}") == stored
+    with pytest.raises(ModelError, match=r"ward/other: no such model directory, and not to be had"):
+        load.resolve_model("ward/other")
