@@ -155,7 +155,8 @@ class Stream:
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         recipe = self.recipe
-        digest.update(f"{recipe.stage} {recipe.seed} {recipe.data.model_dump_json()}".encode())
+        data = recipe.data.model_dump_json(exclude={"cpus"})
+        digest.update(f"{recipe.stage} {recipe.seed} {data}".encode())
         digest.update(repr([source.segments for source in self.sources]).encode())
         return digest.hexdigest()
 
@@ -301,6 +302,8 @@ def read_and_tokenise(recipe: Recipe, works: Sequence[Work]) -> Iterator[pa.Tabl
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    dataset = ray.data.range(len(works), override_num_blocks=len(works))
-    made = dataset.map_batches(task, batch_format="pyarrow", batch_size=None)
+    numbers = [{"id": number} for number in range(len(works))]
+    dataset = ray.data.from_items(numbers, override_num_blocks=len(works))
+    cpus = min(1.0, recipe.data.cpus)
+    made = dataset.map_batches(task, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
     yield from made.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=2)

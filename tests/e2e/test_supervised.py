@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from runs import finish, records, start, steps, wait_for_step
+from runs import finish, merged, records, start, steps, wait_for_step
 from supervised_runs import conversations, write_supervised
 
 from medgpt_ray import supervised
@@ -102,7 +102,8 @@ def test_the_model_answers_as_it_was_taught(run: Path) -> None:
 def test_a_driver_killed_and_a_run_interrupted_go_on_exactly(
     run: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write_supervised(tmp_path, tiny_model, "sft", **SFT)
+    tight = {"learner": {"cpus": 0.5}, "data": {"cpus": 0.5}, "cluster": {"cpus": 1}}
+    config = write_supervised(tmp_path, tiny_model, "sft", **merged(SFT, tight))
     process = start(config)
     wait_for_step(process, tmp_path / "run", 9)
     process.kill()

@@ -3,57 +3,12 @@
 Last of the package by its name: it changes what the shared server serves.
 """
 
-import threading
 import time
-from collections import defaultdict
-from contextlib import contextmanager
 
-import openai
 import psutil
+from serving_load import Load
 
 from medgpt_ray.serving import versions
-
-
-class Load:
-    """Four callers, about twelve requests a second; what each version said."""
-
-    def __init__(self, client: openai.OpenAI, model: str) -> None:
-        self.client, self.model = client, model
-        self.texts: defaultdict[str, set[str]] = defaultdict(set)
-        self.answers = 0
-        self.failures: list[str] = []
-        self._stop = threading.Event()
-
-    @contextmanager
-    def running(self):
-        threads = [threading.Thread(target=self._call) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join(timeout=120)
-
-    def _call(self) -> None:
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                response = self.client.chat.completions.with_raw_response.create(
-                    model=self.model,
-                    messages=[{"role": "user", "content": "Wash your hands today."}],
-                    max_tokens=24,
-                    temperature=0,
-                )
-            except openai.OpenAIError as error:
-                self.failures.append(repr(error))
-                time.sleep(0.33)
-                continue
-            version = response.headers["x-medgpt-version"]
-            self.texts[version].add(response.parse().choices[0].message.content)
-            self.answers += 1
-            time.sleep(max(0.0, 0.33 - (time.monotonic() - began)))
 
 
 def test_an_adapter_is_swapped_in_place(server, models):
