@@ -6,7 +6,6 @@ Both stream to the official client through the same engine settings, in rounds i
 import argparse
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -58,17 +57,17 @@ def running(folder: Path, command: Sequence[str], variables: Mapping[str, str]) 
                 time.sleep(0.5)
         yield model
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGINT is ignored in a background job
         process.wait(timeout=120)
 
 
 async def load(model: str, clients: int, requests: int, tokens: int) -> Result:
     """`clients` callers one request after another; latency to the last token."""
-    client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", timeout=600)
+    server = f"http://127.0.0.1:{PORT}/v1"
     left = iter(range(requests))
     first, whole = [], []
 
-    async def caller() -> None:
+    async def caller(client: openai.AsyncOpenAI) -> None:
         for number in left:
             began = time.monotonic()
             chunks = await client.chat.completions.create(
@@ -83,9 +82,10 @@ async def load(model: str, clients: int, requests: int, tokens: int) -> Result:
             first.append(seen[0])
             whole.append(seen[-1])
 
-    began = time.monotonic()
-    await asyncio.gather(*(caller() for _ in range(clients)))
-    seconds = time.monotonic() - began
+    async with openai.AsyncOpenAI(base_url=server, api_key="none", timeout=600) as client:
+        began = time.monotonic()
+        await asyncio.gather(*(caller(client) for _ in range(clients)))
+        seconds = time.monotonic() - began
     return {
         f"tokens/s, {clients}": requests * tokens / seconds,
         f"first p50 s, {clients}": float(np.percentile(first, 50)),
