@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     model = str(resolve_model(options.model).resolve())
     contenders = {
@@ -147,9 +148,9 @@ def main() -> None:
             )
             for clients in CLIENTS
         )
-        OUTPUT.write_text(
+        options.output.write_text(
             f"# `medgpt serve` and `vllm serve`\n\n{today()}, `python -m benchmarks.serve --rounds "
-            f"{options.rounds}`. {about}.\n\n{Path(model).name}, {options.tokens} tokens a reply, "
+            f"{options.rounds} --threads {options.threads}`. {about}.\n\n{Path(model).name}, {options.tokens} tokens a reply, "
             "streamed to the official client on the same machine; seconds to the first chunk "
             f"and to the last one. Mean over rounds (range).\n\n{ratios}"
         )

@@ -151,3 +151,27 @@ def kill_one(process: subprocess.Popen[str], name: str) -> None:
     """kill -9 of one of the run's processes of this name."""
     children = psutil.Process(process.pid).children(recursive=True)
     next(child for child in children if name in " ".join(child.cmdline())).kill()
+
+
+def test_a_wedged_collective_stops_the_run_within_its_deadline(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """One rank of two stands still: the other waits for it in a collective, the driver for both."""
+    config = write_run(
+        tmp_path,
+        tiny_model,
+        steps=10_000,
+        learner={"workers": 2, "cpus": 0.5, "zero_stage": 2},
+        deadlines={"learn": 8},
+        data={"heldout": None},
+    )
+    process = start(config)
+    wait_for_step(process, tmp_path / "run", 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    stopped = next(each for each in family if "ray::PolicyWorker" in " ".join(each.cmdline()))
+    stopped.suspend()
+    status, output = finish(process, seconds=60)
+    assert status != 0
+    assert re.search(r"policy.*: no answer from .*policy rank \d.* within 8 s", output), output
+    assert "Traceback" not in output
+    assert not stopped.is_running()
