@@ -150,7 +150,8 @@ def main() -> None:
         )
         options.output.write_text(
             f"# `medgpt serve` and `vllm serve`\n\n{today()}, `python -m benchmarks.serve --rounds "
-            f"{options.rounds} --threads {options.threads}`. {about}.\n\n{Path(model).name}, {options.tokens} tokens a reply, "
+            f"{options.rounds} --threads {options.threads}`. {about}.\n\n"
+            f"{Path(model).name}, {options.tokens} tokens a reply, "
             "streamed to the official client on the same machine; seconds to the first chunk "
             f"and to the last one. Mean over rounds (range).\n\n{ratios}"
         )
