@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from ray.cluster_utils import Cluster
 from runs import finish, merged, start, steps, train, wait_for_step, write_run
+from supervised_runs import write_supervised
 
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.samples import read_samples
@@ -132,6 +133,35 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
     assert status == 0, output
     assert re.search(r"(rollout worker|policy rank) 0 is gone", output), output
     assert steps(run) == steps(tmp_path / "calm" / "run")
+
+
+def test_a_supervised_run_goes_on_with_fewer_workers(tiny_model: Path, tmp_path: Path) -> None:
+    """A worker on each of two nodes, of which one goes and nothing comes in its place."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        doomed = cluster.add_node(num_cpus=1)
+        config = write_supervised(
+            tmp_path,
+            tiny_model,
+            "sft",
+            epochs=6,
+            learner={"workers": 2, "zero_stage": 0},
+            faults={"min_workers": 1},
+            cluster={"address": cluster.address, "cpus": None},
+        )
+        process = start(config)
+        wait_for_step(process, tmp_path / "run", 5)
+        cluster.remove_node(doomed, allow_graceful=False)
+        status, output = finish(process)
+    finally:
+        cluster.shutdown()
+    assert status == 0, output
+    assert "a worker died: learner rank" in output
+    done = steps(tmp_path / "run")
+    assert len(done) == 6 * 48 // 8
+    last = done[max(done)]
+    assert last["data/0/rows"] == 6 * 48
+    assert last["loss"] < 2
 
 
 def test_without_restarts_a_death_stops_the_run_with_a_post_mortem(
