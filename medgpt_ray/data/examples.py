@@ -87,11 +87,12 @@ class Example:
 
 def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
     """The rows of a segment that this epoch draws; `number` goes into the column `work`."""
+    renderer = renderer_of(recipe.tokenizer, recipe.data)
     rows: list[dict[str, Any]] = []
     for record in read(work.segment):
         if work.share < 1 and not _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share):
             continue
-        made = _examples(record, work.format, recipe)
+        made = _examples(record, work.format, recipe, renderer)
         common = {"work": number, "source": work.source, "place": record.place}
         rows += [one | common | {"rows": int(one is made[0])} for one in made]
         if len(rows) >= ROWS_PER_TABLE:
@@ -100,12 +101,14 @@ def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
     yield pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _examples(record: Record, format: str, recipe: Recipe) -> list[dict[str, Any]]:
+def _examples(
+    record: Record, format: str, recipe: Recipe, renderer: Renderer
+) -> list[dict[str, Any]]:
     try:
         if isinstance(record.value, BadRow):
             raise record.value
         rows = for_stage(parse(record.value, format), recipe.stage)
-        return [_row(row, recipe) for row in rows]
+        return [_row(row, recipe, renderer) for row in rows]
     except BadRow as bad:
         known = not isinstance(record.value, BadRow)
         raw = json.dumps(record.value, ensure_ascii=False) if known else ""
@@ -152,7 +155,7 @@ def render(row: Row, renderer: Renderer) -> list[Tokens] | Dropped:
     return single if isinstance(single, Dropped) else [single]
 
 
-def _row(row: Row, recipe: Recipe) -> dict[str, Any]:
+def _row(row: Row, recipe: Recipe, renderer: Renderer) -> dict[str, Any]:
     made = _empty()
     if recipe.near_validation:
         made["near"] = near_hash(row) in recipe.near_validation
@@ -160,7 +163,7 @@ def _row(row: Row, recipe: Recipe) -> dict[str, Any]:
         raise BadRow("", "is a row of data.validation.path as well: remove it from one of them")
     if held_out(row, recipe):
         return made | {"held_out": True, "near": False}
-    tokens = render(row, renderer_of(recipe.tokenizer, recipe.data))
+    tokens = render(row, renderer)
     if isinstance(tokens, Dropped):
         return made | {"dropped": tokens.reason}
     return made | {

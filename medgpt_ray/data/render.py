@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
@@ -222,7 +222,7 @@ class Renderer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         template = self._tokenizer.get_chat_template(tools=list(tools) or None)
-        if not GENERATION.search(template):
+        if not _has_blocks(template):
             return []
         _, (blocks,) = cast(Any, render_jinja_template)(
             [messages],
@@ -301,6 +301,11 @@ class Renderer:
             if rendered.text[start:behind].strip():
                 break
         return end
+
+
+@cache
+def _has_blocks(template: str) -> bool:
+    return GENERATION.search(template) is not None
 
 
 def _assistant_turns(messages: Sequence[Message]) -> list[int]:
