@@ -141,8 +141,9 @@ def _expected(valid: Sequence[Any], value: Any) -> str:
     listed = ", ".join(str(choice) for choice in valid)
     if value is None:
         return f"missing, expected one of {listed}"
-    close = difflib.get_close_matches(str(value), [str(choice) for choice in valid], n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
+    choices = {str(choice): choice for choice in valid}
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f", did you mean {choices[close[0]]!r}?" if close else ""
     return f"expected one of {listed}, found {_shown(value)}{hint}"
 
 

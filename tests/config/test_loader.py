@@ -158,6 +158,15 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
         (
+            "learner.adam_betas=[0.9]",
+            "command line: learner.adam_betas.1: missing, expected a number >= 0 and <= 1",
+        ),
+        (
+            "learner.zero_stage='2'",
+            "command line: learner.zero_stage: expected one of 0, 1, 2, 3, found '2', did you "
+            "mean 2?",
+        ),
+        (
             "stage=sftt",
             "command line: stage: expected one of dpo, grpo, kto, orpo, pipeline, ppo, pt, rm, ",
         ),
@@ -167,6 +176,17 @@ def test_mistakes_on_the_command_line(tmp_path: Path, override: str, problem: st
     found = problems(tmp_path, MINIMAL + "seed: 1\n", override)
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+def test_every_limit_of_a_value_is_told(tmp_path: Path) -> None:
+    supervised = "stage: sft\noutput_dir: x\nmodel: {path: x}\ndata: {train: [{path: x}]}\n"
+    assert problems(tmp_path, supervised, "data.validation.share=1") == [
+        "command line: data.validation.share: expected a number >= 0 and < 1, found 1"
+    ]
+    pipeline = "stage: pipeline\noutput_dir: x\nstages: [{name: a b, config: x}]\n"
+    assert problems(tmp_path, pipeline) == [
+        "run.yaml:3: stages.0.name: expected text that matches ^[A-Za-z0-9_-]+$, found 'a b'"
+    ]
 
 
 def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
