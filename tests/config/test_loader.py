@@ -206,6 +206,8 @@ def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
         ("stage: grpo\n---\nstage: grpo\n", "run.yaml:2: malformed YAML: "),
         ("stage: grpo\nsteps: !!python/object:os.system 3\n", "run.yaml:2: malformed YAML: "),
         ("stage: \x01\n", "run.yaml: malformed YAML: "),
+        (f"stage: grpo\nsteps: {'9' * 5000}\n", "run.yaml:2: malformed YAML: Exceeds the limit"),
+        ('a: "\\ud800"\n', "run.yaml:1: malformed YAML: half of a surrogate pair"),
         ("a: &a [*a]\n", "run.yaml:1: a.0: an alias inside its own anchor"),
         ("? [a, b]\n: c\n", "run.yaml:1: a key must be a word"),
         ("stage: sft\nlearner.workers: 2\n", "run.yaml:2: learner.workers: unknown field: dotted"),
