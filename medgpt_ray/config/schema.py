@@ -18,6 +18,7 @@ from medgpt_ray.config.section import (
     Positive,
     PositiveFloat,
     Section,
+    Seed,
 )
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -284,7 +285,7 @@ class RlRun(Section):
 
     stage: str
     output_dir: str
-    seed: NonNegative = 0
+    seed: Seed = 0
     steps: Positive
     model: Model
     data: Data

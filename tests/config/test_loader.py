@@ -143,7 +143,7 @@ def test_a_union_without_its_kind_names_the_kinds(tmp_path: Path) -> None:
 def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + "  threads: 1\n  threads: 2\nseed: -1\n") == [
         "run.yaml:11: learner.threads: duplicate key, first given in run.yaml:10",
-        "run.yaml:12: seed: expected an integer >= 0, found -1",
+        "run.yaml:12: seed: expected an integer >= 0 and < 4294967296, found -1",
     ]
 
 
@@ -182,6 +182,9 @@ def test_every_limit_of_a_value_is_told(tmp_path: Path) -> None:
     supervised = "stage: sft\noutput_dir: x\nmodel: {path: x}\ndata: {train: [{path: x}]}\n"
     assert problems(tmp_path, supervised, "data.validation.share=1") == [
         "command line: data.validation.share: expected a number >= 0 and < 1, found 1"
+    ]
+    assert problems(tmp_path, MINIMAL, "seed=20261126101112") == [
+        "command line: seed: expected an integer >= 0 and < 4294967296, found 20261126101112"
     ]
     pipeline = "stage: pipeline\noutput_dir: x\nstages: [{name: a b, config: x}]\n"
     assert problems(tmp_path, pipeline) == [
@@ -232,7 +235,7 @@ def test_values_are_not_converted(tmp_path: Path) -> None:
     assert dated.output_dir == "2024-01-01"
     assert dated.data.heldout is None
     assert problems(tmp_path, MINIMAL, "steps='3'", "seed=1.0", "tensorboard=1") == [
-        "command line: seed: expected an integer >= 0, found 1.0",
+        "command line: seed: expected an integer >= 0 and < 4294967296, found 1.0",
         "command line: steps: expected an integer > 0, found '3'",
         "command line: tensorboard: expected true or false, found 1",
     ]
