@@ -181,7 +181,10 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
             "margin: is a string, expected a number",
         ),
         (sharegpt(H, chosen="a", rejected="b", margin=True), "margin: is a boolean"),
-        (sharegpt(H, chosen="a", rejected="b", margin=float("nan")), "margin: is nan"),
+        *(
+            (sharegpt(H, chosen="a", rejected="b", margin=margin), "margin: expected a number that")
+            for margin in (float("nan"), -1e39, 10**400)
+        ),
         ({"chosen": "a", "rejected": "b"}, "prompt: missing"),
         ({"question": "a", "response_chosen": "b"}, "response_rejected: missing"),
         (

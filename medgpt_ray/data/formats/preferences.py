@@ -1,6 +1,5 @@
 """Formats of preference pairs and of labelled answers: reading a row of them and writing one."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,8 +125,8 @@ def _pair(
     margin = record.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise BadRow("margin", f"is {kind(margin)}, expected a number")
-    if margin is not None and not math.isfinite(margin):
-        raise BadRow("margin", f"is {margin}, expected a finite number")
+    if margin is not None and not abs(margin) < 2.0**127:  # NaN is not either
+        raise BadRow("margin", "expected a number that float32 can hold")
     return Preference(
         whole[: len(prompt)],
         whole[len(prompt) :],
