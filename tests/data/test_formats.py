@@ -225,6 +225,12 @@ def test_parallel_calls_and_a_text_before_a_call() -> None:
     assert read(sharegpt(*turns)) == Conversation((ASK, both))
 
 
+def test_a_weight_of_zero_is_a_question_s_own() -> None:
+    turns = [{"from": "human", "value": "Which dose?", "weight": 0.0}]
+    turns += [{"from": "gpt", "value": "5 mg.", "weight": 1.0}]
+    assert read({"conversations": turns}) == Conversation((ASK, SAY))
+
+
 def openai_call(id: str, drug: str, arguments: Any = None) -> dict[str, Any]:
     arguments = json.dumps({"drug": drug}) if arguments is None else arguments
     return {"id": id, "type": "function", "function": {"name": "dose", "arguments": arguments}}
