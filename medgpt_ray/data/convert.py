@@ -104,7 +104,7 @@ def _of_kind(row: Row, to: str) -> tuple[Row, ...]:
             raise BadRow("margin", f"{to} cannot express it")
         return as_labelled(row)
     if kind is Document and isinstance(row, Conversation):
-        if row.tools or any(message["role"] == "tool" for message in row.messages):
+        if row.tools or any("tool_calls" in message for message in row.messages):
             raise BadRow("tools", f"{to} cannot express them")
         return (Document("\n\n".join(message["content"] for message in row.messages)),)
     raise BadRow("", f"{to} holds {WORDS[kind]}, and these are {WORDS[type(row)]}")

@@ -126,6 +126,7 @@ def test_parquet_has_a_column_for_whatever_a_format_writes() -> None:
         (RICH[0], "alpaca", "qa", "qa cannot express a system message"),
         (RICH[1], "alpaca", "qa", "qa cannot express more than one question"),
         (RICH[4], "messages", "text", "tools: text cannot express them"),
+        (Conversation((ASK, ONE)), "messages", "text", "tools: text cannot express them"),
         (
             RICH[8],
             "preference",
