@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_what_is_no_data_is_an_error_that_lists_the_kinds(tmp_path: Path) -> Non
             find(str(path))
     with pytest.raises(DataError, match="no such file"):
         find(f"{tmp_path}/rows.jsonl")
+    with pytest.raises(DataError, match="x: cannot be read: File name too long"):
+        find(f"{tmp_path}/{'x' * 300}")
+    with pytest.raises(DataError, match="hf:: expected hf:NAME or hf:NAME:SPLIT"):
+        find("hf:")
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
+    closed = tmp_path / "ward"
+    for folder in (tmp_path, closed):
+        folder.mkdir(exist_ok=True)
+        write(folder / "rows.jsonl", lines(*ROWS))
+    closed.chmod(0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("this user may read everything")
+    for path in (tmp_path, closed, closed / "rows.jsonl"):
+        with pytest.raises(DataError, match=r"ward.*: cannot be read: Permission denied"):
+            find(str(path))
 
 
 @pytest.mark.parametrize(
