@@ -197,6 +197,9 @@ def test_labelled_answers() -> None:
     record = {"prompt": "Which dose?", "completion": "5 mg.", "label": False, "system": "Be brief."}
     assert detect(record) == "labelled"
     assert read(record) == Labelled((SYSTEM, ASK), (SAY,), False)
+    record["response"] = record.pop("completion")
+    assert detect(record) == "labelled"
+    assert read(record) == Labelled((SYSTEM, ASK), (SAY,), False)
     record = {"prompt": [ASK], "completion": [SAY], "label": True, "tools": json.dumps([TOOL])}
     assert read(record) == Labelled((ASK,), (SAY,), True, TOOLS)
 

@@ -6,6 +6,7 @@ from typing import Any
 from medgpt_ray.data.formats.columns import (
     Object,
     assistant,
+    completion_column,
     exchanges,
     given,
     go_on,
@@ -146,8 +147,9 @@ def read_labelled(record: Object) -> Labelled:
     label: Any = required(record, "label")
     if not isinstance(label, bool):
         raise BadRow("label", f"is {kind(label)}, expected true (a good answer) or false")
+    name = completion_column(record)
     prompt = with_system(record, read_prompt(record))
-    messages = go_on(prompt, read_answer(record, "completion"), "completion")
+    messages = go_on(prompt, read_answer(record, name), name)
     size = len(prompt)
     return Labelled(messages[:size], messages[size:], label, read_tools(record))
 
