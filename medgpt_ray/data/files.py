@@ -308,6 +308,8 @@ def _arrow_row(row: pa.RecordBatch | pa.Table) -> dict[str, Any] | BadRow:
         (values,) = row.to_pylist()
     except UnicodeDecodeError as error:
         return BadRow("", f"invalid UTF-8 at byte {error.start + 1} of a text, write it as UTF-8")
+    except OverflowError as error:
+        return BadRow("", f"holds a date or time beyond those of Python ({error})")
     return {name: _without_nulls(value) for name, value in values.items()}
 
 

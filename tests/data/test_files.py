@@ -358,6 +358,11 @@ def test_bad_rows_of_parquet_lose_no_other(tmp_path: Path, monkeypatch: pytest.M
     assert (first, fourth) == ((1, {"text": "good"}), (4, {"text": "fine"}))
     assert "invalid UTF-8 at byte 4" in second[1]
     assert third[1].startswith("longer than")
+    times = pa.array([10**17, 0], pa.timestamp("ms"))
+    pq.write_table(pa.table({"text": ["a", "b"], "at": times}), path)
+    first, second = shown(path)
+    assert first[1].startswith("holds a date or time beyond those of Python")
+    assert second[1]["text"] == "b"
 
 
 @pytest.fixture
