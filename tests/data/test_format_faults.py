@@ -79,6 +79,10 @@ F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
             "[1].value.arguments: invalid JSON at column 2",
         ),
         (
+            (H, ("function_call", '{"name": "f", "name": "g"}')),
+            "[1].value.name: given twice in one object",
+        ),
+        (
             (H, ("function_call", '{"name": "f", "arguments": {"a": NaN}}')),
             "[1].value.arguments.a: is nan",
         ),
