@@ -122,11 +122,13 @@ def _fail(error: OSError) -> None:
 def data_file(path: str) -> DataFile | None:
     """What the suffixes of a file's name say of it; none for a kind that is not known."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes[-1:] == [".parquet"]:
-        return DataFile(path, "parquet")
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     inner = suffixes[-2:-1] if compression else suffixes[-1:]
     known = SUFFIXES.get(inner[0]) if inner else None
+    if suffixes[-1:] == [".parquet"]:
+        known = "parquet"
+    if known and any("\ud800" <= character <= "\udfff" for character in path):
+        raise DataError([f"{path!a}: its name is not UTF-8, rename it"])
     return DataFile(path, known, compression) if known else None
 
 

@@ -83,6 +83,15 @@ def test_what_is_no_data_is_an_error_that_lists_the_kinds(tmp_path: Path) -> Non
         find("hf:")
 
 
+def test_a_name_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + "/病历.jsonl".encode("gbk"), "wb") as stream:
+        stream.write(lines(*ROWS))
+    expected = r"udcb2.*\.jsonl': its name is not UTF-8, rename it"
+    for path in (str(tmp_path), *map(str, tmp_path.iterdir())):
+        with pytest.raises(DataError, match=expected):
+            find(path)
+
+
 def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
     closed = tmp_path / "ward"
     for folder in (tmp_path, closed):
