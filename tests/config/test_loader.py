@@ -81,7 +81,7 @@ rollout:
         "run.yaml: steps: missing, expected an integer > 0",
         "run.yaml:2: output_dir: expected text, found 12",
         "run.yaml:5: model.adaptation.target_modules: "
-        "expected all-linear or a list, each text, found 3",
+        "expected all-linear or a list of at least one, each text, found 3",
         "run.yaml:5: model.adaptation.ranks: unknown field, did you mean 'rank'?",
         "run.yaml:9: algorithm.clip_ration: unknown field, did you mean 'clip_low'?",
         "run.yaml:10: algorithm.rollout_correction.kind: expected one of mask, none, "
@@ -157,6 +157,11 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("sync.bakend=shm", "command line: sync.bakend: unknown field, did you mean 'backend'?"),
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
+        (
+            "model.adaptation={kind: lora, target_modules: []}",
+            "command line: model.adaptation.target_modules: expected all-linear or a list of at "
+            "least one, each text, found []",
+        ),
         (
             "learner.adam_betas=[0.9]",
             "command line: learner.adam_betas.1: missing, expected a number >= 0 and <= 1",
