@@ -120,6 +120,8 @@ def _unknown(location: tuple[str | int, ...], values: Any) -> str:
     *parent, name = location
     if "." in str(name):
         return "unknown field: dotted keys are for the command line, nest sections in the file"
+    if name == "<<":
+        return "unknown field: YAML 1.2 merges no sections, write the keys out"
     siblings = keys.names(keys.at(tuple(parent), values) or {})
     stage = values.get("stage")
     elsewhere = [key.name for key in keys.every_key(stage) if key.name.endswith(f".{name}")]

@@ -218,6 +218,7 @@ def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
         ('a: "\\ud800"\n', "run.yaml:1: malformed YAML: half of a surrogate pair"),
         ("a: &a [*a]\n", "run.yaml:1: a.0: an alias inside its own anchor"),
         ("? [a, b]\n: c\n", "run.yaml:1: a key must be a word"),
+        ("stage: sft\nlearner:\n  <<: {}\n", "run.yaml:3: learner.<<: unknown field: YAML 1.2"),
         ("stage: sft\nlearner.workers: 2\n", "run.yaml:2: learner.workers: unknown field: dotted"),
     ],
 )
