@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import chain, islice
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from medgpt_ray.config.supervised import SupervisedData
 from medgpt_ray.data import check
 from medgpt_ray.data import convert as converter
-from medgpt_ray.data.outcome import Outcome, Tokeniser, rows_of, segments_of
+from medgpt_ray.data.outcome import Outcome, Tokeniser, rows_by_file
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.types import Row
 
@@ -146,13 +146,10 @@ def preview(data: SupervisedData, stage: str | None, model: str, rows: int) -> N
     tokeniser, console = open_tokeniser(model, data), _console()
     problems: list[str] = []
     for source in data.train:
-        try:
-            for _, parts in groupby(segments_of(source), key=lambda part: part[0].file):
-                for place, row in islice(rows_of(parts, stage), rows):
-                    for text in tokeniser.show(place, row):
-                        console.print(text)
-        except DataError as error:
-            problems += error.problems
+        for found in rows_by_file(source, stage, problems):
+            for place, row in islice(found, rows):
+                for text in tokeniser.show(place, row):
+                    console.print(text)
     if problems:
         raise DataError(list(dict.fromkeys(problems)))
 
@@ -197,13 +194,10 @@ def stats(data: SupervisedData, stage: str | None, model: str) -> None:
     problems: list[str] = []
     for source in data.train:
         found = Stats()
-        try:
-            for place, row in rows_of(segments_of(source), stage):
-                outcome = tokeniser(row)
-                found.add(place, outcome)
-                total.add(place, outcome)
-        except DataError as error:
-            problems += error.problems
+        for place, row in chain.from_iterable(rows_by_file(source, stage, problems)):
+            outcome = tokeniser(row)
+            found.add(place, outcome)
+            total.add(place, outcome)
         table.add_row(source.path, *found.numbers())
         notes += [f"{source.path}: {note}" for note in found.notes()]
     if len(data.train) > 1:

@@ -197,7 +197,7 @@ def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
     try:
         attention(config.model)
     except ModelError as error:
-        yield f"model.attention: {error}"
+        yield str(error)
 
 
 def _rewards(config: RlRun) -> Iterator[str]:

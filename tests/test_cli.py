@@ -85,6 +85,22 @@ def test_what_the_machine_cannot_do_is_told_on_stderr(file: Path, tmp_path: Path
     ]
 
 
+def test_a_path_that_cannot_be_one_is_told_in_one_line(file: Path, tmp_path: Path) -> None:
+    name = "x" * 300
+    rows = str(tmp_path / "train.jsonl")
+    for arguments, path in (
+        (("train", name), name),
+        (("train", file, f"output_dir={name}", "--dry-run"), f"{name}/config.yaml"),
+        (("train", file, f"model.path={name}"), f"{name}/lineage.json"),
+        (("data", "convert", rows, "--to", "alpaca", "--output", f"{name}.json"), f"{name}.json"),
+    ):
+        status, _, errors = medgpt(*arguments)
+        assert (status, errors) == (
+            1 if "convert" in arguments else 2,
+            f"{path}: cannot be opened: File name too long\n",
+        )
+
+
 def test_a_dry_run_shows_and_starts_nothing(file: Path, tmp_path: Path) -> None:
     status, output, errors = medgpt("train", file, "--dry-run", "cluster.cpus=2", "seed=7")
     assert (status, errors) == (0, "")

@@ -183,6 +183,21 @@ def test_stats_count_tokens_by_source(tmp_path: Path, tiny_model: Path, capsys: 
     assert lines[6] == f"{paths[1]}: 1 cut: longer than 10 tokens: its last turns are left out"
 
 
+def test_stats_go_on_after_a_file_of_a_folder_that_cannot_be_read(
+    tmp_path: Path, tiny_model: Path, capsys: Any
+) -> None:
+    write(tmp_path / "a.json", "[]")
+    write(tmp_path / "b.jsonl", qa("a", "b"))
+    write(tmp_path / "c.json", "{")
+    with pytest.raises(DataError) as caught:
+        stats(data(str(tmp_path)), "sft", str(tiny_model))
+    assert [problem.rpartition("/")[2][:7] for problem in caught.value.problems] == [
+        "a.json:",
+        "c.json:",
+    ]
+    assert cells(capsys.readouterr().out.splitlines()[1])[1:3] == ["1", "0"]
+
+
 def test_stats_count_as_the_stage_takes_rows(tmp_path: Path, tiny_model: Path, capsys: Any) -> None:
     path = write(tmp_path / "a.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"})
     for stage, expected in (("kto", ["2", "0", "0", "0", "12", "4"]), ("sft", ["0", "1"])):

@@ -12,7 +12,9 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from medgpt_ray import preflight
+from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.config.supervised import SftRun
 from medgpt_ray.preflight import PreflightError, check
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -43,7 +45,7 @@ def make(tiny_model: Path, tmp_path: Path) -> Make:
     return build
 
 
-def problems(config: GrpoRun, resume: bool = False) -> list[str]:
+def problems(config: RunConfig, resume: bool = False) -> list[str]:
     with pytest.raises(PreflightError) as caught:
         check(config, resume)
     return caught.value.problems
@@ -138,6 +140,19 @@ def test_adapter_targets_that_the_model_lacks(make: Make, tiny_model: Path) -> N
     adaptation = {"kind": "lora", "target_modules": ["Wqkv"]}
     model = {"path": str(tiny_model), "dtype": "float32", "adaptation": adaptation}
     only(r"^model\.adaptation\.target_modules: 'Wqkv' names no", problems(make(model=model)))
+
+
+def test_flash_attention_without_a_gpu_is_named_once(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "Which dose?", "answer": "500 mg"}')
+    config = SftRun.model_validate(
+        {
+            "stage": "sft",
+            "output_dir": str(tmp_path / "run"),
+            "model": {"path": str(tiny_model), "attention": "flash_attention_2"},
+            "data": {"train": [{"path": str(tmp_path / "train.jsonl")}]},
+        }
+    )
+    only("^model.attention: flash_attention_2 needs a GPU", problems(config))
 
 
 def test_bfloat16_without_masters_is_refused(make: Make, tiny_model: Path) -> None:

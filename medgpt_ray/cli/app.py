@@ -1,5 +1,6 @@
 """The program `medgpt` and what its commands share."""
 
+import errno
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ def stops(stops: tuple[type[BaseException], ...], logs: str) -> Iterator[None]:
 
 @contextmanager
 def refusals(status: int = 2) -> Iterator[None]:
-    """Print the problems of what cannot run and exit with `status`."""
+    """Print the problems of what cannot run and exit with `status`. A path that may not be looked
+    at, or is too long to be one, is such a problem wherever it turns up."""
     from medgpt_ray.config.loader import ConfigError
     from medgpt_ray.data.rows import DataError
     from medgpt_ray.models.errors import ModelError
@@ -51,4 +53,9 @@ def refusals(status: int = 2) -> Iterator[None]:
     except (ConfigError, DataError, ModelError, PreflightError, RetrievalError) as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
+        raise typer.Exit(status) from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
+            raise
+        print(f"{error.filename}: cannot be opened: {error.strerror}", file=sys.stderr)
         raise typer.Exit(status) from None

@@ -39,15 +39,15 @@ def train(
         return
     from medgpt_ray import preflight
 
-    if dry_run:
-        from rich.console import Console
-
-        if loaded.config.stage in RL_STAGES:
-            from medgpt_ray import dry_run_rl as show
-        else:
-            from medgpt_ray import dry_run_supervised as show
-        show.describe(loaded, resume, Console())
     with refusals():
+        if dry_run:
+            from rich.console import Console
+
+            if loaded.config.stage in RL_STAGES:
+                from medgpt_ray import dry_run_rl as show
+            else:
+                from medgpt_ray import dry_run_supervised as show
+            show.describe(loaded, resume, Console())
         preflight.check(loaded.config, resume)
     for warning in preflight.warnings(loaded.config):
         print(f"warning: {warning}", file=sys.stderr)

@@ -15,6 +15,7 @@ COMMAND_LINE = "command line"
 _TAG = "tag:yaml.org,2002:"
 _CONSTRUCTED = {_TAG + name for name in ("int", "float", "bool", "null")}
 _TEXT = {_TAG + name for name in ("str", "timestamp", "merge", "value")}
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Document:
@@ -157,11 +158,17 @@ def _compose(text: str) -> Node | None:
 
 def _scalar(node: ScalarNode) -> Any:
     tag = str(node.tag)
+    problem = f"tag {tag} is not supported"
     if tag in _CONSTRUCTED:
-        return YAML(typ="safe", pure=True).constructor.construct_object(node)
-    if tag in _TEXT:
-        return node.value
-    raise MarkedYAMLError(problem=f"tag {tag} is not supported", problem_mark=node.start_mark)
+        try:
+            return YAML(typ="safe", pure=True).constructor.construct_object(node)
+        except ValueError as error:  # more digits than Python takes
+            problem = str(error)
+    elif tag in _TEXT:
+        if not _HALF_PAIR.search(node.value):
+            return node.value
+        problem = "half of a surrogate pair is no character"
+    raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _commented(value: Any, key: str, notes: Mapping[str, str]) -> Any:

@@ -23,7 +23,7 @@ TYPES = {
     "null": "null",
     "object": "a section",
 }
-LIMITS = {"exclusiveMinimum": ">", "minimum": ">=", "maximum": "<="}
+LIMITS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 Node = dict[str, Any]
 """A piece of the JSON schema."""
@@ -122,6 +122,7 @@ def words(node: Node) -> str:
         count = " of at least one" if node.get("minItems") == 1 else count
         return f"a list{count}, each {words(entries[0])}"
     limits = [f"{sign} {node[name]}" for name, sign in LIMITS.items() if name in node]
+    limits += [f"that matches {node['pattern']}"] if "pattern" in node else []
     return " ".join([TYPES[node["type"]], " and ".join(limits)]).strip()
 
 
@@ -225,4 +226,6 @@ def _child(node: Node, part: str | int) -> Node | None:
 def _inside(tree: Any, part: str | int) -> Any:
     if isinstance(tree, dict):
         return tree.get(part)
-    return tree[part] if isinstance(tree, list) and isinstance(part, int) else None
+    if isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+        return tree[part]
+    return None

@@ -120,6 +120,8 @@ def _unknown(location: tuple[str | int, ...], values: Any) -> str:
     *parent, name = location
     if "." in str(name):
         return "unknown field: dotted keys are for the command line, nest sections in the file"
+    if name == "<<":
+        return "unknown field: YAML 1.2 merges no sections, write the keys out"
     siblings = keys.names(keys.at(tuple(parent), values) or {})
     stage = values.get("stage")
     elsewhere = [key.name for key in keys.every_key(stage) if key.name.endswith(f".{name}")]
@@ -141,8 +143,9 @@ def _expected(valid: Sequence[Any], value: Any) -> str:
     listed = ", ".join(str(choice) for choice in valid)
     if value is None:
         return f"missing, expected one of {listed}"
-    close = difflib.get_close_matches(str(value), [str(choice) for choice in valid], n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
+    choices = {str(choice): choice for choice in valid}
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f", did you mean {choices[close[0]]!r}?" if close else ""
     return f"expected one of {listed}, found {_shown(value)}{hint}"
 
 

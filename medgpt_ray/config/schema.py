@@ -18,6 +18,7 @@ from medgpt_ray.config.section import (
     Positive,
     PositiveFloat,
     Section,
+    Seed,
 )
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -36,7 +37,7 @@ class LoRA(Section):
     rank: Positive = 16
     alpha: PositiveFloat = 32.0
     dropout: Fraction = 0.0
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank."""
     dora: bool = False
@@ -284,7 +285,7 @@ class RlRun(Section):
 
     stage: str
     output_dir: str
-    seed: NonNegative = 0
+    seed: Seed = 0
     steps: Positive
     model: Model
     data: Data

@@ -12,6 +12,7 @@ from medgpt_ray.config.section import (
     Positive,
     PositiveFloat,
     Section,
+    Seed,
 )
 
 Format = Literal[
@@ -131,7 +132,7 @@ class WorkerFaults(Section):
 class SupervisedRun(Section):
     stage: str
     output_dir: str
-    seed: NonNegative = 0
+    seed: Seed = 0
     epochs: PositiveFloat = 1.0
     steps: Positive | None = None
     """Stop after so many updates, whatever `epochs` says."""

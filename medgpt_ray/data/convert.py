@@ -4,7 +4,7 @@ gets lost: a row that the target cannot express is an error, and then no file is
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,21 @@ def convert(paths: Sequence[str], output: str, to: str, format: str = "auto") ->
     Raises `DataError` with every row that cannot be read or expressed. `output` is replaced whole
     at the end, or not touched.
     """
-    files = [file for path in paths for file in find(path)]
+    problems: list[str] = []
+    files: list[DataFile] = []
+    for path in paths:
+        try:
+            files += find(path)
+        except DataError as error:
+            problems += error.problems
     target = data_file(output)
     if target is None or target.kind == "txt":
         kinds = ".jsonl, .json (both also with .gz or .zst) or .parquet"
         raise DataError([f"{output}: unknown kind of file, expected {kinds}"])
     if Path(output).resolve() in [Path(file.path).resolve() for file in files]:
         raise DataError([f"{output}: is one of the files to convert, write to another"])
-    problems: list[str] = []
+    if not Path(output).parent.is_dir():
+        raise DataError([f"{output}: cannot be written: {Path(output).parent} is no directory"])
     rows = 0
     with _replacing(target, to) as write:
         for place, row in _rows(files, format, problems):
@@ -82,15 +89,18 @@ def convert(paths: Sequence[str], output: str, to: str, format: str = "auto") ->
 def _rows(files: Sequence[DataFile], format: str, problems: list[str]) -> Iterator[tuple[str, Row]]:
     """Good rows with their `file:line`; what is wrong with others goes into `problems`."""
     for file in files:
-        parts = segments(file)
-        name = detect_file(parts) if format == "auto" else format
-        for record in (record for part in parts for record in read(part)):
-            if len(problems) >= PROBLEMS_KEPT:
-                return
-            try:
-                yield record.place, parse(record.value, name)
-            except BadRow as bad:
-                problems.append(f"{record.place}: {bad}")
+        try:
+            parts = segments(file)
+            name = detect_file(parts) if format == "auto" else format
+            for record in (record for part in parts for record in read(part)):
+                if len(problems) >= PROBLEMS_KEPT:
+                    return
+                try:
+                    yield record.place, parse(record.value, name)
+                except BadRow as bad:
+                    problems.append(f"{record.place}: {bad}")
+        except DataError as error:
+            problems += error.problems
 
 
 def _of_kind(row: Row, to: str) -> tuple[Row, ...]:
@@ -104,7 +114,7 @@ def _of_kind(row: Row, to: str) -> tuple[Row, ...]:
             raise BadRow("margin", f"{to} cannot express it")
         return as_labelled(row)
     if kind is Document and isinstance(row, Conversation):
-        if row.tools or any(message["role"] == "tool" for message in row.messages):
+        if row.tools or any("tool_calls" in message for message in row.messages):
             raise BadRow("tools", f"{to} cannot express them")
         return (Document("\n\n".join(message["content"] for message in row.messages)),)
     raise BadRow("", f"{to} holds {WORDS[kind]}, and these are {WORDS[type(row)]}")
@@ -124,7 +134,8 @@ def _replacing(target: DataFile, to: str) -> Iterator[Write]:
     except OSError as error:
         raise DataError([f"{path}: cannot be written: {error.strerror or error}"]) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed, or never made
+            temporary.unlink()
 
 
 @contextmanager

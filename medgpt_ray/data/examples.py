@@ -111,7 +111,8 @@ def _examples(
         return [_row(row, recipe, renderer) for row in rows]
     except BadRow as bad:
         known = not isinstance(record.value, BadRow)
-        raw = json.dumps(record.value, ensure_ascii=False) if known else ""
+        # Parquet has dates and bytes too.
+        raw = json.dumps(record.value, ensure_ascii=False, default=str) if known else ""
         return [_empty() | {"problem": str(bad), "raw": raw}]
 
 

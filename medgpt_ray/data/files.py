@@ -7,6 +7,7 @@ with a file raises `DataError`. Rows stream: neither a file nor a decompressed o
 import functools
 import glob
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -85,43 +86,49 @@ def find(path: str) -> list[DataFile]:
     """
     if path.startswith("hf:"):
         return [_data_set(path)]
-    if Path(path).is_dir():
-        files = _below(Path(path))
-    elif Path(path).exists():
-        if not (file := data_file(path)):
-            raise DataError([f"{path}: unknown kind of file, expected {KNOWN}"])
-        return [file]
-    elif glob.has_magic(path):
-        matches = (Path(match) for match in sorted(glob.glob(path, recursive=True)))
-        files = [file for match in matches for file in _below(match)]
-    else:
-        raise DataError([f"{path}: no such file (relative to {Path.cwd()})"])
+    with _faults(path):
+        if Path(path).is_dir():
+            files = _below(Path(path))
+        elif Path(path).exists():
+            if not (file := data_file(path)):
+                raise DataError([f"{path}: unknown kind of file, expected {KNOWN}"])
+            return [file]
+        elif glob.has_magic(path):
+            matches = (Path(match) for match in sorted(glob.glob(path, recursive=True)))
+            files = [file for match in matches for file in _below(match)]
+        else:
+            raise FileNotFoundError(path)
     if not files:
         raise DataError([f"{path}: no data files there, expected {KNOWN}"])
     return list(dict.fromkeys(files))
 
 
 def _below(path: Path) -> list[DataFile]:
-    if not path.is_dir():
-        names = [path]
-    else:
-        names = [
-            name
-            for name in sorted(path.rglob("*"))
-            if not any(part.startswith(".") for part in name.relative_to(path).parts)
-        ]
-    files = (data_file(str(name)) for name in names if name.is_file())
+    names = [path]
+    if path.is_dir():
+        names = []
+        for folder, folders, found in os.walk(path, onerror=_fail):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names += [Path(folder, name) for name in found if not name.startswith(".")]
+    files = (data_file(str(name)) for name in sorted(names) if name.is_file())
     return [file for file in files if file]
+
+
+def _fail(error: OSError) -> None:
+    """A folder that cannot be read holds rows that would be missed."""
+    raise error
 
 
 def data_file(path: str) -> DataFile | None:
     """What the suffixes of a file's name say of it; none for a kind that is not known."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes[-1:] == [".parquet"]:
-        return DataFile(path, "parquet")
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     inner = suffixes[-2:-1] if compression else suffixes[-1:]
     known = SUFFIXES.get(inner[0]) if inner else None
+    if suffixes[-1:] == [".parquet"]:
+        known = "parquet"
+    if known and any("\ud800" <= character <= "\udfff" for character in path):
+        raise DataError([f"{path!a}: its name is not UTF-8, rename it"])
     return DataFile(path, known, compression) if known else None
 
 
@@ -303,6 +310,8 @@ def _arrow_row(row: pa.RecordBatch | pa.Table) -> dict[str, Any] | BadRow:
         (values,) = row.to_pylist()
     except UnicodeDecodeError as error:
         return BadRow("", f"invalid UTF-8 at byte {error.start + 1} of a text, write it as UTF-8")
+    except OverflowError as error:
+        return BadRow("", f"holds a date or time beyond those of Python ({error})")
     return {name: _without_nulls(value) for name, value in values.items()}
 
 
@@ -316,6 +325,8 @@ def _without_nulls(value: Any) -> Any:
 def _data_set(path: str) -> DataFile:
     """`hf:NAME` is its train split, or the only one that it has."""
     name, _, split = path.removeprefix("hf:").partition(":")
+    if not name:
+        raise DataError([f"{path}: expected hf:NAME or hf:NAME:SPLIT"])
     if not split:
         with _hub_faults(path) as datasets:
             splits = datasets.get_dataset_split_names(name)
@@ -351,7 +362,8 @@ def _faults(path: str) -> Iterator[None]:
         raise DataError([f"{path}: no such file (relative to {Path.cwd()})"]) from None
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError([f"{path}: cannot be read: {reason}"]) from None
+        where = getattr(error, "filename", None) or path
+        raise DataError([f"{where}: cannot be read: {reason}"]) from None
 
 
 def _empty(path: str) -> DataError:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from medgpt_ray.config.supervised import Source, SupervisedData
 from medgpt_ray.data.examples import render
-from medgpt_ray.data.files import Segment, find, read, segments
+from medgpt_ray.data.files import DataFile, Segment, find, read, segments
 from medgpt_ray.data.formats import detect_file, for_stage, parse
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError
@@ -98,12 +98,28 @@ def _names(row: Row, sequences: int) -> list[str]:
     return [f"piece {number} of {sequences}" for number in range(1, sequences + 1)]
 
 
-def segments_of(source: Source) -> Iterator[tuple[Segment, str]]:
-    """The segments of a source, file by file, with the format of each."""
-    for file in find(source.path):
+def rows_by_file(
+    source: Source, stage: str | None, problems: list[str]
+) -> Iterator[Iterator[tuple[str, Row | BadRow]]]:
+    """`rows_of` for each file of a source; what is wrong with the files goes into `problems`."""
+    try:
+        files = find(source.path)
+    except DataError as error:
+        problems += error.problems
+        return
+    for file in files:
+        yield _rows_of_file(file, source.format, stage, problems)
+
+
+def _rows_of_file(
+    file: DataFile, format: str, stage: str | None, problems: list[str]
+) -> Iterator[tuple[str, Row | BadRow]]:
+    try:
         cut = segments(file)
-        format = detect_file(cut) if source.format == "auto" else source.format
-        yield from ((segment, format) for segment in cut)
+        name = detect_file(cut) if format == "auto" else format
+        yield from rows_of([(segment, name) for segment in cut], stage)
+    except DataError as error:
+        problems += error.problems
 
 
 def rows_of(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
-from medgpt_ray.data.rows import BadRow, DataError, check_text, kind, parse_json
+from medgpt_ray.data.rows import BadRow, DataError, check_text, check_values, kind, parse_json
 from medgpt_ray.types import Prompt
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     row = parse_json(line)
     if not isinstance(row, dict):
         raise BadRow("", f'is {kind(row)}, expected a JSON object like {{"question": ...}}')
+    check_values(row)
     return row
 
 

@@ -17,7 +17,8 @@ class Rejects:
         self.file, self.data = file, data
         self.problems: dict[str, str] = {}
         if file.exists():
-            known = (json.loads(line) for line in file.read_text("utf-8").splitlines())
+            with file.open(encoding="utf-8") as lines:  # which U+2028 in a row does not end
+                known = [json.loads(line) for line in lines]
             self.problems = {row["place"]: row["problem"] for row in known}
 
     def add(self, place: str, problem: str, raw: str) -> None:

@@ -63,6 +63,8 @@ def parse_json_text(text: str, field: str) -> Any:
     """As `parse_json`, for JSON that is itself the string `field` of a row."""
     try:
         return json.loads(text, object_pairs_hook=_no_duplicates)
+    except BadRow as bad:
+        raise BadRow(f"{field}.{bad.field}".lstrip("."), bad.reason) from None
     except json.JSONDecodeError as error:
         line = f" of its line {error.lineno}" if error.lineno > 1 else ""
         raise BadRow(field, f"invalid JSON at column {error.colno}{line}: {error.msg}") from None

@@ -112,9 +112,11 @@ def read_settings(config: schema.Learner) -> dict[str, Any]:
     path = Path(str(config.deepspeed))
     if not path.is_file():
         raise DeepSpeedError([f"learner.deepspeed: {path}: no such file"])
-    text = path.read_text()
     try:
+        text = path.read_text("utf-8")
         settings = json.loads(text)
+    except UnicodeDecodeError:
+        raise DeepSpeedError([f"{path}: is not UTF-8, save it as UTF-8"]) from None
     except json.JSONDecodeError as error:
         raise DeepSpeedError([f"{path}:{error.lineno}: malformed JSON: {error.msg}"]) from None
     if not isinstance(settings, dict):
@@ -135,6 +137,9 @@ def _problems(settings: dict[str, Any], stage: int) -> Iterator[tuple[str, str]]
         elif key not in FREE:
             yield key, f"is not supported here: take it out (supported: {', '.join(FREE)})"
     zero = settings.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        yield "zero_optimization", "must be a section"
+        return
     if zero and stage == 0:
         yield "zero_optimization", "has no effect with learner.zero_stage 0: use 1, 2 or 3"
     elif zero.get("stage", stage) != stage:

@@ -67,7 +67,7 @@ def _import(module_name: str, name: str) -> ModuleType:
                 f"{name}: no module {missing} in {here} or in the installed packages"
             ) from None
         raise RewardError(f"{name}: {module_name} imports {missing}, not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit: a program and no module
         raise RewardError(
             f"{name}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error

@@ -81,7 +81,7 @@ rollout:
         "run.yaml: steps: missing, expected an integer > 0",
         "run.yaml:2: output_dir: expected text, found 12",
         "run.yaml:5: model.adaptation.target_modules: "
-        "expected all-linear or a list, each text, found 3",
+        "expected all-linear or a list of at least one, each text, found 3",
         "run.yaml:5: model.adaptation.ranks: unknown field, did you mean 'rank'?",
         "run.yaml:9: algorithm.clip_ration: unknown field, did you mean 'clip_low'?",
         "run.yaml:10: algorithm.rollout_correction.kind: expected one of mask, none, "
@@ -143,7 +143,7 @@ def test_a_union_without_its_kind_names_the_kinds(tmp_path: Path) -> None:
 def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + "  threads: 1\n  threads: 2\nseed: -1\n") == [
         "run.yaml:11: learner.threads: duplicate key, first given in run.yaml:10",
-        "run.yaml:12: seed: expected an integer >= 0, found -1",
+        "run.yaml:12: seed: expected an integer >= 0 and < 4294967296, found -1",
     ]
 
 
@@ -158,6 +158,20 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
         (
+            "model.adaptation={kind: lora, target_modules: []}",
+            "command line: model.adaptation.target_modules: expected all-linear or a list of at "
+            "least one, each text, found []",
+        ),
+        (
+            "learner.adam_betas=[0.9]",
+            "command line: learner.adam_betas.1: missing, expected a number >= 0 and <= 1",
+        ),
+        (
+            "learner.zero_stage='2'",
+            "command line: learner.zero_stage: expected one of 0, 1, 2, 3, found '2', did you "
+            "mean 2?",
+        ),
+        (
             "stage=sftt",
             "command line: stage: expected one of dpo, grpo, kto, orpo, pipeline, ppo, pt, rm, ",
         ),
@@ -167,6 +181,20 @@ def test_mistakes_on_the_command_line(tmp_path: Path, override: str, problem: st
     found = problems(tmp_path, MINIMAL + "seed: 1\n", override)
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+def test_every_limit_of_a_value_is_told(tmp_path: Path) -> None:
+    supervised = "stage: sft\noutput_dir: x\nmodel: {path: x}\ndata: {train: [{path: x}]}\n"
+    assert problems(tmp_path, supervised, "data.validation.share=1") == [
+        "command line: data.validation.share: expected a number >= 0 and < 1, found 1"
+    ]
+    assert problems(tmp_path, MINIMAL, "seed=20261126101112") == [
+        "command line: seed: expected an integer >= 0 and < 4294967296, found 20261126101112"
+    ]
+    pipeline = "stage: pipeline\noutput_dir: x\nstages: [{name: a b, config: x}]\n"
+    assert problems(tmp_path, pipeline) == [
+        "run.yaml:3: stages.0.name: expected text that matches ^[A-Za-z0-9_-]+$, found 'a b'"
+    ]
 
 
 def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
@@ -186,8 +214,11 @@ def test_an_override_given_twice_is_refused(tmp_path: Path) -> None:
         ("stage: grpo\n---\nstage: grpo\n", "run.yaml:2: malformed YAML: "),
         ("stage: grpo\nsteps: !!python/object:os.system 3\n", "run.yaml:2: malformed YAML: "),
         ("stage: \x01\n", "run.yaml: malformed YAML: "),
+        (f"stage: grpo\nsteps: {'9' * 5000}\n", "run.yaml:2: malformed YAML: Exceeds the limit"),
+        ('a: "\\ud800"\n', "run.yaml:1: malformed YAML: half of a surrogate pair"),
         ("a: &a [*a]\n", "run.yaml:1: a.0: an alias inside its own anchor"),
         ("? [a, b]\n: c\n", "run.yaml:1: a key must be a word"),
+        ("stage: sft\nlearner:\n  <<: {}\n", "run.yaml:3: learner.<<: unknown field: YAML 1.2"),
         ("stage: sft\nlearner.workers: 2\n", "run.yaml:2: learner.workers: unknown field: dotted"),
     ],
 )
@@ -210,7 +241,7 @@ def test_values_are_not_converted(tmp_path: Path) -> None:
     assert dated.output_dir == "2024-01-01"
     assert dated.data.heldout is None
     assert problems(tmp_path, MINIMAL, "steps='3'", "seed=1.0", "tensorboard=1") == [
-        "command line: seed: expected an integer >= 0, found 1.0",
+        "command line: seed: expected an integer >= 0 and < 4294967296, found 1.0",
         "command line: steps: expected an integer > 0, found '3'",
         "command line: tensorboard: expected true or false, found 1",
     ]

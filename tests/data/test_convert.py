@@ -126,6 +126,7 @@ def test_parquet_has_a_column_for_whatever_a_format_writes() -> None:
         (RICH[0], "alpaca", "qa", "qa cannot express a system message"),
         (RICH[1], "alpaca", "qa", "qa cannot express more than one question"),
         (RICH[4], "messages", "text", "tools: text cannot express them"),
+        (Conversation((ASK, ONE)), "messages", "text", "tools: text cannot express them"),
         (
             RICH[8],
             "preference",
@@ -180,6 +181,19 @@ def test_a_bad_row_of_the_source_is_an_error_with_its_line(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["start.jsonl"]
 
 
+def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    start = write(tmp_path / "start.jsonl", [RICH[2]], "alpaca")
+    (tmp_path / "empty.json").touch()
+    with pytest.raises(DataError) as caught:
+        convert(["x.jsonl", f"{tmp_path}/empty.json", start], f"{tmp_path}/out.jsonl", "qa")
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
+        "x.jsonl",
+        f"{tmp_path}/empty.json",
+        f"{start}:1",
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["empty.json", "start.jsonl"]
+
+
 def test_it_stops_after_many_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROBLEMS_KEPT", 5)
     start = write(tmp_path / "start.jsonl", [RICH[1]] * 20, "alpaca")
@@ -193,7 +207,9 @@ def test_an_output_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     for output, expected in (
         (f"{tmp_path}/out.csv", r"unknown kind of file, expected \.jsonl, "),
         (f"{tmp_path}/out.txt", r"unknown kind of file, expected \.jsonl, "),
-        (f"{tmp_path}/none/out.jsonl", "cannot be written"),
+        (f"{tmp_path}/none/out.jsonl", "cannot be written: .*none is no directory"),
+        (f"{start}/out.jsonl", r"cannot be written: .*start\.jsonl is no directory"),
+        (f"{tmp_path}/{'x' * 240}.jsonl", "cannot be written: .*File name too long"),
         (f"{tmp_path}/../{tmp_path.name}/start.jsonl", "is one of the files to convert"),
     ):
         with pytest.raises(DataError, match=expected):

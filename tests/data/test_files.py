@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -76,6 +77,32 @@ def test_what_is_no_data_is_an_error_that_lists_the_kinds(tmp_path: Path) -> Non
             find(str(path))
     with pytest.raises(DataError, match="no such file"):
         find(f"{tmp_path}/rows.jsonl")
+    with pytest.raises(DataError, match="x: cannot be read: File name too long"):
+        find(f"{tmp_path}/{'x' * 300}")
+    with pytest.raises(DataError, match="hf:: expected hf:NAME or hf:NAME:SPLIT"):
+        find("hf:")
+
+
+def test_a_name_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + "/病历.jsonl".encode("gbk"), "wb") as stream:
+        stream.write(lines(*ROWS))
+    expected = r"udcb2.*\.jsonl': its name is not UTF-8, rename it"
+    for path in (str(tmp_path), *map(str, tmp_path.iterdir())):
+        with pytest.raises(DataError, match=expected):
+            find(path)
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
+    closed = tmp_path / "ward"
+    for folder in (tmp_path, closed):
+        folder.mkdir(exist_ok=True)
+        write(folder / "rows.jsonl", lines(*ROWS))
+    closed.chmod(0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("this user may read everything")
+    for path in (tmp_path, closed, closed / "rows.jsonl"):
+        with pytest.raises(DataError, match=r"ward.*: cannot be read: Permission denied"):
+            find(str(path))
 
 
 @pytest.mark.parametrize(
@@ -340,6 +367,11 @@ def test_bad_rows_of_parquet_lose_no_other(tmp_path: Path, monkeypatch: pytest.M
     assert (first, fourth) == ((1, {"text": "good"}), (4, {"text": "fine"}))
     assert "invalid UTF-8 at byte 4" in second[1]
     assert third[1].startswith("longer than")
+    times = pa.array([10**17, 0], pa.timestamp("ms"))
+    pq.write_table(pa.table({"text": ["a", "b"], "at": times}), path)
+    first, second = shown(path)
+    assert first[1].startswith("holds a date or time beyond those of Python")
+    assert second[1]["text"] == "b"
 
 
 @pytest.fixture

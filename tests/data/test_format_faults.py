@@ -71,8 +71,16 @@ F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
             "[1].value.arguments: is a list, expected an object",
         ),
         (
+            (H, ("function_call", '{"name": "f", "parameters": {"a": 1}}')),
+            "[1].value.parameters: the values of a call are its arguments",
+        ),
+        (
             (H, ("function_call", '{"name": "f", "arguments": "{"}')),
             "[1].value.arguments: invalid JSON at column 2",
+        ),
+        (
+            (H, ("function_call", '{"name": "f", "name": "g"}')),
+            "[1].value.name: given twice in one object",
         ),
         (
             (H, ("function_call", '{"name": "f", "arguments": {"a": NaN}}')),
@@ -115,6 +123,18 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
         (
             {"messages": [{**ASK, "tool_calls": [{}]}]},
             "messages[0].tool_calls: only an assistant calls tools",
+        ),
+        (
+            {"messages": [ASK, {**SAY, "function_call": {"name": "f", "arguments": "{}"}}]},
+            "messages[1].function_call: is not read: write calls as tool_calls",
+        ),
+        (
+            {"messages": [ASK, {**SAY, "reasoning_content": "because"}]},
+            "messages[1].reasoning_content: is not read: put it into content",
+        ),
+        (
+            {"messages": [ASK, {**SAY, "weight": 0}]},
+            "messages[1].weight: is not read: no turn can be left out",
         ),
         ({"messages": [ASK, {**SAY, "tool_calls": "a"}]}, "messages[1].tool_calls: is a string"),
         (sharegpt(H, G, tools="[{"), "tools: invalid JSON at column 3"),
@@ -181,7 +201,10 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
             "margin: is a string, expected a number",
         ),
         (sharegpt(H, chosen="a", rejected="b", margin=True), "margin: is a boolean"),
-        (sharegpt(H, chosen="a", rejected="b", margin=float("nan")), "margin: is nan"),
+        *(
+            (sharegpt(H, chosen="a", rejected="b", margin=margin), "margin: expected a number that")
+            for margin in (float("nan"), -1e39, 10**400)
+        ),
         ({"chosen": "a", "rejected": "b"}, "prompt: missing"),
         ({"question": "a", "response_chosen": "b"}, "response_rejected: missing"),
         (

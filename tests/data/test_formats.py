@@ -197,6 +197,9 @@ def test_labelled_answers() -> None:
     record = {"prompt": "Which dose?", "completion": "5 mg.", "label": False, "system": "Be brief."}
     assert detect(record) == "labelled"
     assert read(record) == Labelled((SYSTEM, ASK), (SAY,), False)
+    record["response"] = record.pop("completion")
+    assert detect(record) == "labelled"
+    assert read(record) == Labelled((SYSTEM, ASK), (SAY,), False)
     record = {"prompt": [ASK], "completion": [SAY], "label": True, "tools": json.dumps([TOOL])}
     assert read(record) == Labelled((ASK,), (SAY,), True, TOOLS)
 
@@ -223,6 +226,12 @@ def test_parallel_calls_and_a_text_before_a_call() -> None:
     record = sharegpt(*turns, *results[:1], ("gpt", "5 mg."))
     assert read(record) == Conversation((ASK, both, RESULT, SAY))
     assert read(sharegpt(*turns)) == Conversation((ASK, both))
+
+
+def test_a_weight_of_zero_is_a_question_s_own() -> None:
+    turns = [{"from": "human", "value": "Which dose?", "weight": 0.0}]
+    turns += [{"from": "gpt", "value": "5 mg.", "weight": 1.0}]
+    assert read({"conversations": turns}) == Conversation((ASK, SAY))
 
 
 def openai_call(id: str, drug: str, arguments: Any = None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a run would make of a row: whole, cut or dropped, and how it is shown."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from medgpt_ray.config.supervised import Source, SupervisedData
-from medgpt_ray.data.outcome import Outcome, Tokeniser, rows_of, segments_of
+from medgpt_ray.data.outcome import Outcome, Tokeniser, rows_by_file
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -97,11 +98,16 @@ def test_rows_come_as_the_stage_takes_them(tmp_path: Path) -> None:
     pair = {"prompt": "Dose?", "chosen": "5 mg", "rejected": "None"}
     (tmp_path / "a.jsonl").write_text(f"{json.dumps(pair)}\n" + '{"prompt": "", "chosen": "a"}\n')
     (tmp_path / "b.txt").write_text("Fever.\n")
-    parts = list(segments_of(Source(path=str(tmp_path))))
-    assert [format for _, format in parts] == ["preference", "text"]
-    kinds = [type(row) for _, row in rows_of(parts, None)]
+    (tmp_path / "broken.json").write_text("[]")
+    problems: list[str] = []
+
+    def rows(path: Path, stage: str | None, format: Any = "auto") -> list[tuple[str, Any]]:
+        return list(chain(*rows_by_file(Source(path=str(path), format=format), stage, problems)))
+
+    kinds = [type(row) for _, row in rows(tmp_path, None)]
     assert kinds == [Preference, BadRow, Document]
-    found = list(rows_of(parts, "kto"))
+    assert problems == [f"{tmp_path}/broken.json: empty, expected at least one row"]
+    found = rows(tmp_path, "kto")
     assert [type(row) for _, row in found] == [Labelled, Labelled, BadRow, BadRow]
     assert [place.rpartition("/")[2] for place, _ in found] == [
         "a.jsonl:1",
@@ -110,5 +116,5 @@ def test_rows_come_as_the_stage_takes_them(tmp_path: Path) -> None:
         "b.txt:1",
     ]
     assert "stage kto trains on labelled answers" in str(found[-1][1])
-    (named,) = segments_of(Source(path=str(tmp_path / "b.txt"), format="qa"))
-    assert named[1] == "qa"
+    ((_, named),) = rows(tmp_path / "b.txt", None, "qa")
+    assert str(named).startswith("is a line of text, expected qa")

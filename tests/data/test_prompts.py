@@ -77,6 +77,8 @@ def test_a_conversation_keeps_its_own_system_message(tmp_path: Path, tokenizer: 
         (b'{"question": true}', "question: is a boolean, expected a string"),
         (b'{"question": null}', "question: is null, expected a string"),
         (b'{"question": "\\ud800"}', "question: holds half of a surrogate pair"),
+        (b'{"question": "a", "ward": ["\\ud800"]}', "ward[0]: holds half of a surrogate pair"),
+        (b'{"question": "a", "mg": NaN}', "mg: is nan, which is no JSON number"),
         (b'{"question": "a", "messages": []}', "question: given together with messages"),
         (b'{"question": "a", "answer": 5}', "answer: is a number, expected a string"),
         (b'{"question": "a", "answer": []}', "answer: empty list"),

@@ -84,6 +84,7 @@ def test_what_the_platform_decides_is_refused(
             2,
             ':3: reduce_bucket_size: is "au',
         ),
+        ({"zero_optimization": None}, 2, ":2: zero_optimization: must be a section"),
         ({"zero_optimisation": {"stage": 2}}, 2, ":2: zero_optimisation: is not supported here"),
     ],
 )
@@ -107,7 +108,9 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str, pro
     assert found.startswith(problem)
 
 
-def test_a_file_that_is_not_there_is_refused() -> None:
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_bytes("{}".encode("utf-16"))
+    assert problems(str(tmp_path / "settings.json"), 1) == [": is not UTF-8, save it as UTF-8"]
     with pytest.raises(DeepSpeedError, match=r"learner\.deepspeed: nowhere\.json: no such file"):
         deepspeed_config(FLOAT, Learner(deepspeed="nowhere.json"))
 

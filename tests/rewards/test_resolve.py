@@ -54,6 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ward_rewards.py").write_text(SOURCE)
     (tmp_path / "ward_broken.py").write_text("table = {}\ntable['dose']\n")
     (tmp_path / "ward_needs.py").write_text("import no_such_library\n")
+    (tmp_path / "ward_program.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "ward_syntax.py").write_text("def length(:\n")
     return tmp_path
 
@@ -78,6 +79,7 @@ def test_a_users_file_in_the_working_directory_resolves(here: Path) -> None:
         ("ward_rewards.inner:length", "no module ward_rewards.inner in "),
         ("ward_broken:length", "importing ward_broken failed: KeyError: 'dose'"),
         ("ward_syntax:length", "importing ward_syntax failed: SyntaxError: "),
+        ("ward_program:length", "importing ward_program failed: SystemExit: 3"),
         ("ward_needs:length", "ward_needs imports no_such_library, not installed"),
         ("ward_rewards:lenght", "has no lenght, did you mean length?"),
         ("ward_rewards:zzz", "has no zzz; it has length, two, keyword, target, anything, "),

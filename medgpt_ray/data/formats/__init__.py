@@ -72,8 +72,7 @@ FORMATS: dict[str, Format] = {
         Conversation,
         "prompt, completion or response, [system], [tools]",
         lambda keys: (
-            "prompt" in keys
-            and ("response" in keys or ("completion" in keys and "label" not in keys))
+            "prompt" in keys and bool(keys & {"completion", "response"}) and "label" not in keys
         ),
         talk.read_prompt_completion,
         talk.write_prompt_completion,
@@ -114,8 +113,8 @@ FORMATS: dict[str, Format] = {
     ),
     "labelled": Format(
         Labelled,
-        "prompt, completion, label (true or false), [system], [tools]",
-        lambda keys: keys >= {"prompt", "completion", "label"},
+        "prompt, completion or response, label (true or false), [system], [tools]",
+        lambda keys: keys >= {"prompt", "label"} and bool(keys & {"completion", "response"}),
         pairs.read_labelled,
         pairs.write_labelled,
     ),

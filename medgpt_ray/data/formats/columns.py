@@ -95,6 +95,13 @@ def read_answer(record: Object, name: str) -> list[Turn]:
     return [read_turn(value, name) if isinstance(value, dict) else assistant(value, name)]
 
 
+def completion_column(record: Object) -> str:
+    """What the column with the answer is called, completion or response."""
+    if "completion" in record and "response" in record:
+        raise BadRow("completion", "given together with response, keep one of them")
+    return "response" if "response" in record else "completion"
+
+
 def go_on(prompt: Sequence[Turn], answer: Sequence[Turn], name: str) -> tuple[Message, ...]:
     """The messages of a prompt and of the answer to it, which is the column `name`."""
     if answer[0].message["role"] != "assistant":

@@ -6,6 +6,7 @@ from typing import Any
 from medgpt_ray.data.formats.columns import (
     Object,
     assistant,
+    completion_column,
     exchanges,
     given,
     go_on,
@@ -21,7 +22,7 @@ from medgpt_ray.data.formats.columns import (
     with_system,
 )
 from medgpt_ray.data.formats.turns import check_order, openai_turns, read_turns, sharegpt_turns
-from medgpt_ray.data.rows import BadRow, check_text
+from medgpt_ray.data.rows import check_text
 from medgpt_ray.types import Conversation, Document
 
 
@@ -95,9 +96,7 @@ def system_and_history(system: str, texts: list[str]) -> Object:
 
 def read_prompt_completion(record: Object) -> Conversation:
     refused(record, ("history",), "not read beside prompt: put the turns into prompt, as messages")
-    if "completion" in record and "response" in record:
-        raise BadRow("completion", "given together with response, keep one of them")
-    name = "response" if "response" in record else "completion"
+    name = completion_column(record)
     prompt = with_system(record, read_prompt(record))
     return Conversation(go_on(prompt, read_answer(record, name), name), read_tools(record))
 

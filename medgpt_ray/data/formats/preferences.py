@@ -1,12 +1,12 @@
 """Formats of preference pairs and of labelled answers: reading a row of them and writing one."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from medgpt_ray.data.formats.columns import (
     Object,
     assistant,
+    completion_column,
     exchanges,
     given,
     go_on,
@@ -126,8 +126,8 @@ def _pair(
     margin = record.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise BadRow("margin", f"is {kind(margin)}, expected a number")
-    if margin is not None and not math.isfinite(margin):
-        raise BadRow("margin", f"is {margin}, expected a finite number")
+    if margin is not None and not abs(margin) < 2.0**127:  # NaN is not either
+        raise BadRow("margin", "expected a number that float32 can hold")
     return Preference(
         whole[: len(prompt)],
         whole[len(prompt) :],
@@ -147,8 +147,9 @@ def read_labelled(record: Object) -> Labelled:
     label: Any = required(record, "label")
     if not isinstance(label, bool):
         raise BadRow("label", f"is {kind(label)}, expected true (a good answer) or false")
+    name = completion_column(record)
     prompt = with_system(record, read_prompt(record))
-    messages = go_on(prompt, read_answer(record, "completion"), "completion")
+    messages = go_on(prompt, read_answer(record, name), name)
     size = len(prompt)
     return Labelled(messages[:size], messages[size:], label, read_tools(record))
 

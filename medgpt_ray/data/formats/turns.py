@@ -21,6 +21,13 @@ ROLES = {
 }
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
+UNREAD = {
+    "function_call": "write calls as tool_calls",
+    "reasoning_content": "put it into content, as the chat template writes thoughts",
+    "weight": "no turn can be left out of the loss: leave it out of the row",
+}
+"""Keys of an assistant's turn that say what is trained on, and what to do as they are not read."""
+
 # Who may speak after whom; "call" is an assistant that calls tools.
 _NEXT = {
     "": ("system", "user"),
@@ -77,6 +84,9 @@ def read_turn(item: Any, field: str) -> Turn:
     if not isinstance(role, str) or role not in ROLES:
         raise BadRow(f"{field}.{who}", f"{role!r} is not one of {', '.join(ROLES)}")
     message: Message = {"role": ROLES[role], "content": ""}
+    for name, fix in UNREAD.items() if message["role"] == "assistant" else ():
+        if item.get(name) not in (None, "", 1):
+            raise BadRow(f"{field}.{name}", f"is not read: {fix}")
     calls = item.get("tool_calls")
     if role == "function_call":
         message["tool_calls"] = _calls_of_text(item.get(what), f"{field}.{what}")
@@ -115,6 +125,8 @@ def _call(call: Any, field: str) -> dict[str, Any]:
     if not isinstance(function, dict) or "name" not in function:
         raise BadRow(field, f"has the keys {list(call)}, expected name and arguments")
     name = check_text(function["name"], f"{field}.name")
+    if "parameters" in function and "arguments" not in function:
+        raise BadRow(f"{field}.parameters", "the values of a call are its arguments: rename it")
     arguments, place = function.get("arguments"), f"{field}.arguments"
     if isinstance(arguments, str):
         arguments = parse_json_text(arguments, place) if arguments.strip() else None
