@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
@@ -66,7 +67,8 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
             console.notice(line)
         console.phase("starting Ray and the workers")
         stack.enter_context(ray_cluster(config.cluster))
-        monitor = Monitor.remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        monitor = Monitor.options(scheduling_strategy=here).remote()
         job = Job(config, data.recipe, data.sources, data.validation, str(path), monitor)
         session = Session(config, run, console, monitor)
         stack.callback(session.close)

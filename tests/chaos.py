@@ -36,15 +36,23 @@ def trained(run: Path) -> Trained:
 
 
 def stormy(folder: Path, tiny: Path, draw: random.Random, kills: int) -> list[str]:
-    """A run with `kills` kills at random moments; returns who was killed, and when."""
+    """A run with `kills` kills, each at a random moment after a random step; returns who was
+    killed, and when.
+    """
     config = write_run(folder, tiny, **SETTINGS)
     process, told = start(config), []
     deadline = time.monotonic() + 2 * SECONDS
     while len(told) < kills and process.poll() is None:
         assert time.monotonic() < deadline, f"hangs after {told}"
-        time.sleep(draw.uniform(0.5, 6.0))
+        step = draw.randint(0, SETTINGS["steps"] - 1)
+        while len(steps(folder / "run")) < step and process.poll() is None:
+            assert time.monotonic() < deadline, f"hangs after {told}"
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0.0, 4.0 if step == 0 else 1.0))
         victim = draw.choice(VICTIMS)
         done = len(steps(folder / "run"))
+        if process.poll() is not None:
+            break
         if victim == "driver":
             process.kill()
             finish(process)

@@ -111,6 +111,18 @@ def test_dead_workers_are_replaced_and_nothing_changes(tiny_model: Path, tmp_pat
     assert steps(run) == steps(tmp_path / "calm" / "run")
 
 
+EPOCHS = 20
+"""So many that a run of small steps is not over before it is disturbed."""
+
+
+def head(cpus: int) -> Cluster:
+    """The first node, where the drivers are: others have other addresses."""
+    return Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": cpus, "node_ip_address": "127.0.0.1"},
+    )
+
+
 def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
     """Learner and engine on a node each; one node dies with what is on it, another one comes."""
     apart = {
@@ -120,15 +132,15 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
     }
     settings = merged(SURVIVES, apart)
     train(write_run(tmp_path / "calm", tiny_model, **settings))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    cluster = head(cpus=4)
     try:
-        doomed = cluster.add_node(num_cpus=4)
+        doomed = cluster.add_node(num_cpus=4, node_ip_address="127.0.0.2")
         settings["cluster"] = {"address": cluster.address, "cpus": None}
         process = start(write_run(tmp_path / "stormy", tiny_model, **settings))
         run = tmp_path / "stormy" / "run"
         wait_for_step(process, run, 4)
         cluster.remove_node(doomed, allow_graceful=False)
-        cluster.add_node(num_cpus=4)
+        cluster.add_node(num_cpus=4, node_ip_address="127.0.0.3")
         status, output = finish(process)
     finally:
         cluster.shutdown()
@@ -139,14 +151,14 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
 
 def test_a_supervised_run_goes_on_with_fewer_workers(tiny_model: Path, tmp_path: Path) -> None:
     """A worker on each of two nodes, of which one goes and nothing comes in its place."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = head(cpus=2)
     try:
-        doomed = cluster.add_node(num_cpus=1)
+        doomed = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2")
         config = write_supervised(
             tmp_path,
             tiny_model,
             "sft",
-            epochs=6,
+            epochs=EPOCHS,
             learner={"workers": 2, "zero_stage": 0},
             faults={"min_workers": 1},
             cluster={"address": cluster.address, "cpus": None},
@@ -160,9 +172,9 @@ def test_a_supervised_run_goes_on_with_fewer_workers(tiny_model: Path, tmp_path:
     assert status == 0, output
     assert "a worker died: learner rank" in output
     done = steps(tmp_path / "run")
-    assert len(done) == 6 * 48 // 8
+    assert len(done) == EPOCHS * 48 // 8
     last = done[max(done)]
-    assert last["data/0/rows"] == 6 * 48
+    assert last["data/0/rows"] == EPOCHS * 48
     assert last["loss"] < 2
 
 
