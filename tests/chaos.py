@@ -17,9 +17,9 @@ from medgpt_ray.tracking.samples import read_samples
 
 VICTIMS = ("ray::RolloutWorker", "ray::PolicyWorker", "ray::ReferenceWorker", "driver")
 SETTINGS = {
-    "steps": 16,
+    "steps": 60,
     "algorithm": {"kl": {"coefficient": 0.02}},
-    "checkpoint": {"every_steps": 3},
+    "checkpoint": {"every_steps": 7},
     "rollout": {"workers": 2},
     "faults": {"max_restarts": 20},
 }
@@ -48,7 +48,7 @@ def stormy(folder: Path, tiny: Path, draw: random.Random, kills: int) -> list[st
         while len(steps(folder / "run")) < step and process.poll() is None:
             assert time.monotonic() < deadline, f"hangs after {told}"
             time.sleep(0.05)
-        time.sleep(draw.uniform(0.0, 4.0 if step == 0 else 1.0))
+        time.sleep(draw.uniform(0.0, 4.0 if step == 0 else 0.2))
         victim = draw.choice(VICTIMS)
         done = len(steps(folder / "run"))
         if process.poll() is not None:

@@ -115,14 +115,6 @@ EPOCHS = 20
 """So many that a run of small steps is not over before it is disturbed."""
 
 
-def head(cpus: int) -> Cluster:
-    """The first node, where the drivers are: others have other addresses."""
-    return Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": cpus, "node_ip_address": "127.0.0.1"},
-    )
-
-
 def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
     """Learner and engine on a node each; one node dies with what is on it, another one comes."""
     apart = {
@@ -132,7 +124,7 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
     }
     settings = merged(SURVIVES, apart)
     train(write_run(tmp_path / "calm", tiny_model, **settings))
-    cluster = head(cpus=4)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
     try:
         doomed = cluster.add_node(num_cpus=4, node_ip_address="127.0.0.2")
         settings["cluster"] = {"address": cluster.address, "cpus": None}
@@ -151,15 +143,15 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
 
 def test_a_supervised_run_goes_on_with_fewer_workers(tiny_model: Path, tmp_path: Path) -> None:
     """A worker on each of two nodes, of which one goes and nothing comes in its place."""
-    cluster = head(cpus=2)
-    try:
-        doomed = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    try:  # another address, for a driver goes to the node that has its own
+        doomed = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")
         config = write_supervised(
             tmp_path,
             tiny_model,
             "sft",
             epochs=EPOCHS,
-            learner={"workers": 2, "zero_stage": 0},
+            learner={"workers": 2, "cpus": 2, "zero_stage": 0},
             faults={"min_workers": 1},
             cluster={"address": cluster.address, "cpus": None},
         )
