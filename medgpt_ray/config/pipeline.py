@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medgpt_ray.config.section import Section
+from medgpt_ray.config.section import PathText, Section
 
 GIVEN = ("model", "reward_model", "reference")
 """Sections of a run whose `path` may be what an earlier stage made."""
@@ -35,7 +35,7 @@ class Pipeline(Section):
     """Runs one after the other (`stage: pipeline`), checked as a whole before the first begins."""
 
     stage: Literal["pipeline"]
-    output_dir: str
+    output_dir: PathText
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")

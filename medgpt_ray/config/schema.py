@@ -15,6 +15,7 @@ from medgpt_ray.config.section import (
     Fraction,
     NonNegative,
     NonNegativeFloat,
+    PathText,
     Positive,
     PositiveFloat,
     Section,
@@ -55,7 +56,7 @@ class QLoRA(LoRA):
 
 
 class Model(Section):
-    path: str
+    path: PathText
     """A model directory in HF format, a run directory, a name on the Hugging Face hub
     (`owner/model` or `owner/model@revision`), or `embedded:smollm2-135m-instruct`."""
     adapter: str | None = None
@@ -80,7 +81,7 @@ class Model(Section):
 
 
 class Data(Section):
-    train: str
+    train: PathText
     """JSONL file of prompts: `question` (or `messages`), `answer`, any columns the rewards use."""
     heldout: str | None = None
     """JSONL file that is never trained on; scored before and after training."""
@@ -284,7 +285,7 @@ class RlRun(Section):
     """A reinforcement-learning run."""
 
     stage: str
-    output_dir: str
+    output_dir: PathText
     seed: Seed = 0
     steps: Positive
     model: Model

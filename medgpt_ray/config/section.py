@@ -2,7 +2,16 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty, which would name the current directory")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_not_empty)]
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]

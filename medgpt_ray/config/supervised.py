@@ -9,6 +9,7 @@ from medgpt_ray.config.section import (
     Fraction,
     NonNegative,
     NonNegativeFloat,
+    PathText,
     Positive,
     PositiveFloat,
     Section,
@@ -131,7 +132,7 @@ class WorkerFaults(Section):
 
 class SupervisedRun(Section):
     stage: str
-    output_dir: str
+    output_dir: PathText
     seed: Seed = 0
     epochs: PositiveFloat = 1.0
     steps: Positive | None = None

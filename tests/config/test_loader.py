@@ -156,6 +156,7 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ("rewards.1.weight=3", "command line: rewards.1.weight: 1 is no index of the list rewards"),
         ("sync.bakend=shm", "command line: sync.bakend: unknown field, did you mean 'backend'?"),
         ("data.train=[a", "command line: data.train: '[a' is malformed YAML"),
+        ("output_dir=''", "command line: output_dir: is empty"),
         ("data.train=", "command line: data.train: expected text, found nothing"),
         (
             "model.adaptation={kind: lora, target_modules: []}",

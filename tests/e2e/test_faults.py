@@ -115,6 +115,16 @@ EPOCHS = 20
 """So many that a run of small steps is not over before it is disturbed."""
 
 
+def head(cpus: int) -> Cluster:
+    """A cluster of one node, which notes the death of another one within seconds."""
+    soon = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 3,
+    }
+    return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "_system_config": soon})
+
+
 def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
     """Learner and engine on a node each; one node dies with what is on it, another one comes."""
     apart = {
@@ -124,7 +134,7 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
     }
     settings = merged(SURVIVES, apart)
     train(write_run(tmp_path / "calm", tiny_model, **settings))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    cluster = head(cpus=4)
     try:
         doomed = cluster.add_node(num_cpus=4, node_ip_address="127.0.0.2")
         settings["cluster"] = {"address": cluster.address, "cpus": None}
@@ -143,7 +153,7 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
 
 def test_a_supervised_run_goes_on_with_fewer_workers(tiny_model: Path, tmp_path: Path) -> None:
     """A worker on each of two nodes, of which one goes and nothing comes in its place."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    cluster = head(cpus=3)
     try:  # another address, for a driver goes to the node that has its own
         doomed = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")
         config = write_supervised(
