@@ -208,7 +208,8 @@ def test_a_wedged_collective_stops_the_run_within_its_deadline(
         tiny_model,
         steps=10_000,
         learner={"workers": 2, "cpus": 0.5, "zero_stage": 2},
-        deadlines={"learn": 8},
+        deadlines={"learn": 15, "sync": 15},
+        checkpoint={"every_steps": 10_000},
         data={"heldout": None},
     )
     process = start(config)
@@ -218,6 +219,6 @@ def test_a_wedged_collective_stops_the_run_within_its_deadline(
     stopped.suspend()
     status, output = finish(process, seconds=60)
     assert status != 0
-    assert re.search(r"policy.*: no answer from .*policy rank \d.* within 8 s", output), output
+    assert re.search(r"no answer from policy rank \d.* within 15 s", output), output
     assert "Traceback" not in output
     assert not alive(stopped)
