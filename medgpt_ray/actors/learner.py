@@ -1,6 +1,7 @@
 """Learner groups: one Ray actor a data-parallel rank around `models.learner.Learner`."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from medgpt_ray.config.schema import Learner, Model, PpoRun, RlRun
 from medgpt_ray.models.packing import Sequence
 
 
-class Rank:
+class Rank(ABC):
     """One rank of a learner group. All ranks get the same calls with the same arguments, at the
     same time.
     """
@@ -24,9 +25,9 @@ class Rank:
         log_to(log)
         self.config, self.rank = config, rank
 
+    @abstractmethod
     def section(self) -> Learner:
         """The section of the configuration that this group learns by."""
-        raise NotImplementedError
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 can be met: this host and a free port on it."""
@@ -64,9 +65,9 @@ class Rank:
         self.learner = Learner(module, model, section, self.config.seed)
         return {"pid": os.getpid()}
 
+    @abstractmethod
     def load_module(self) -> tuple[Any, Model]:
         """The module to train, and the section that describes its model."""
-        raise NotImplementedError
 
     def update(self, batch: Seq[Sequence], loss: Any) -> dict[str, float]:
         updates = self.learner.updates
