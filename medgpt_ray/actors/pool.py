@@ -72,8 +72,9 @@ class RolloutPool:
         are taken in; where none is left, the first of the new ones is waited for.
         """
         self.version = version
-        self._shrink()
-        self._grow()
+        wanted = self._wanted()
+        self._shrink(wanted)
+        self._grow(wanted)
         self._admit(0.0)
         if all(member.state == "STARTING" for member in self.members):
             self._admit(self.config.deadlines.start)
@@ -124,16 +125,16 @@ class RolloutPool:
         asked = self.asked()
         return self.shares if asked is None else min(asked, self.shares)
 
-    def _shrink(self) -> None:
+    def _shrink(self, wanted: int) -> None:
         """Who is too many gets no more work, and ends when its last call is answered."""
-        for member in self.members[self._wanted() :]:
+        for member in self.members[wanted:]:
             member.actor.__ray_terminate__.remote()
             self.notices.append(f"{member.name} leaves, as asked for")
-        del self.members[self._wanted() :]
+        del self.members[wanted:]
 
-    def _grow(self) -> None:
+    def _grow(self, wanted: int) -> None:
         """Start one more worker if one is wanted and the cluster has room for it."""
-        if len(self.members) >= self._wanted():
+        if len(self.members) >= wanted:
             return
         rollout, number = self.config.rollout, len(self.members)
         free = ray.available_resources()
