@@ -161,7 +161,7 @@ class Plan:
         counted once."""
         bundles = []
         for role in self._hosts():
-            sharing = self._sharing(role)
+            sharing = self._sharing(role.name)
             cpus, gpus = max(r.cpus for r in sharing), max(r.gpus for r in sharing)
             bundles += [{"CPU": cpus} | ({"GPU": gpus} if gpus else {})] * role.workers
         return bundles
@@ -174,16 +174,15 @@ class Plan:
 
     def reserved(self, role: Role) -> tuple[float, float]:
         """CPUs and GPUs that Ray books for each worker: its part of the bundle."""
-        host = role.host or role.name
-        sharers = sum(host in (other.name, other.host) for other in self.roles)
+        sharers = len(self._sharing(role.host or role.name))
         bundle = self.bundles()[self.bundle(role, 0)]
         return bundle["CPU"] / sharers, bundle.get("GPU", 0.0) / sharers
 
     def _hosts(self) -> list[Role]:
         return [role for role in self.roles if role.host is None]
 
-    def _sharing(self, host: Role) -> list[Role]:
-        return [host, *(role for role in self.roles if role.host == host.name)]
+    def _sharing(self, host: str) -> list[Role]:
+        return [role for role in self.roles if host in (role.name, role.host)]
 
 
 def plan(config: RunConfig, facts: ModelFacts, reward_model: ModelFacts | None = None) -> Plan:
