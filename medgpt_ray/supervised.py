@@ -11,16 +11,18 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
+from medgpt_ray.actors.restarts import Restarts
 from medgpt_ray.actors.trainer import Job, train_worker
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.supervised import SupervisedRun
@@ -88,18 +90,6 @@ STOPS = (RunFailed, Interrupted, DataError, RunDirectoryError, OSError)
 """How a run ends that does not finish: told in one message, without a traceback."""
 
 
-class Restarts(UserCallback):
-    """Lives in Ray Train's controller: tells the driver of every death."""
-
-    def __init__(self, monitor: Any) -> None:
-        self.monitor = monitor
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for rank, error in worker_exceptions.items():
-            last = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-            self.monitor.record.remote(("death", f"learner rank {rank}: {last}"))
-
-
 def _trainer(job: Job) -> TorchTrainer:
     config = job.config
     learner, faults = config.learner, config.faults
@@ -110,8 +100,7 @@ def _trainer(job: Job) -> TorchTrainer:
         workers = faults.min_workers, learner.workers
     resources = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
     return TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
+        partial(train_worker, job),  # as its configuration the controller would import all of it
         torch_config=TorchConfig(
             backend="nccl" if learner.gpus else "gloo", timeout_s=int(config.step_timeout_s)
         ),

@@ -2,61 +2,30 @@
 parts.
 """
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from medgpt_ray.config.loader import load
 
 SECONDS = 280
 """The longest a test waits for a run."""
 
-REWARDS = '''
-import os
-import time
-
-
-def vowels(prompt, completion, row):
-    """Share of vowels: learnable within a few steps by a model that knows nothing."""
-    return sum(letter in "aeiou" for letter in completion.lower()) / max(len(completion), 1)
-
-
-def fragile(prompt, completion, row):
-    """Fails in every way a user's function can, each for one prompt of the data."""
-    if row["answer"] == "raise":
-        raise KeyError("no such thing")
-    if row["answer"] == "nan":
-        return float("nan")
-    if row["answer"] == "hang" :
-        time.sleep(3600)
-    if row["answer"] == "die":
-        os._exit(3)
-    return 1.0
-
-
-class Nag:
-    """An environment that answers every turn."""
-
-    def __init__(self, row, **arguments):
-        self.answer = row["answer"]
-
-    def step(self, text):
-        return [{"role": "user", "content": "More about " + self.answer}]
-
-
-def slow(prompt, completion, row):
-    time.sleep(0.3)
-    return 0.5
-'''
+REWARDS = Path(__file__).with_name("tiny_rewards.py")
 
 
 def write_run(folder: Path, tiny: Path, **overrides: Any) -> Path:
     """A configuration with its data and rewards; returns the YAML file."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny_rewards.py").write_text(REWARDS)
+    shutil.copy(REWARDS, folder)  # a run by command finds it where it starts
     answers = overrides.pop("answers", [str(number) for number in range(12)])
     rows = [{"question": f"Say {number} today.", "answer": a} for number, a in enumerate(answers)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -115,10 +84,23 @@ def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> tuple[in
 
 
 def train(config: Path, *arguments: str) -> str:
-    """A run that must succeed; returns its output."""
+    """A run by command that must succeed; returns its output."""
     status, output = finish(start(config, *arguments))
     assert status == 0, output
     return output
+
+
+def train_here(config: Path, resume: bool = False) -> str:
+    """The same in this process, on the Ray that is up in it: half of the time, which is spent on
+    starting things. Returns what it printed.
+    """
+    from medgpt_ray import rl, supervised
+
+    loaded = load(config)
+    verb = rl if loaded.config.stage in ("grpo", "ppo") else supervised
+    with redirect_stdout(io.StringIO()) as printed:
+        verb.train(loaded.config, loaded.source, resume)
+    return printed.getvalue()
 
 
 def records(run: Path) -> list[dict[str, Any]]:

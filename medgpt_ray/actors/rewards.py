@@ -103,6 +103,8 @@ class _Stream:
             return _Lost(f"no score within {self.reward.timeout_s:g} s")
         try:
             return ray.get(next(self._task), timeout=60)  # type: ignore[no-any-return]
+        except ray.exceptions.RayTaskError as error:
+            return _Lost(str(error).strip().splitlines()[-1])
         except ray.exceptions.RayError as error:
             return _Lost(f"the process died: {str(error).splitlines()[0]}")
 

@@ -71,9 +71,8 @@ class Turn:
     """`done`, `asked` by the driver, or `failed`."""
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(job: Job) -> None:
     """Entry point of every Ray Train worker. Faults of the user's making are told, not retried."""
-    job: Job = settings["job"]
     rank = ray.train.get_context().get_world_rank()
     log_to(str(Path(job.output_dir) / "logs" / f"learner-{rank}.log"))
     worker = None

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import finish, merged, start, steps, train, wait_for_step, write_run
+from runs import finish, merged, start, steps, train_here, wait_for_step, write_run
+
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 LEARNS: dict[str, Any] = {
     "steps": 16,
@@ -32,18 +34,18 @@ def rises(run: Path) -> None:
     "name", ["dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 )
 def test_the_reward_rises(name: str, tiny_model: Path, tmp_path: Path) -> None:
-    train(write_run(tmp_path, tiny_model, **settings(name)))
+    train_here(write_run(tmp_path, tiny_model, **settings(name)))
     rises(tmp_path / "run")
 
 
 def test_dapo_learns_and_goes_on_exactly_after_a_kill(tiny_model: Path, tmp_path: Path) -> None:
     """Its dynamic sampling draws more prompts than others: the cursor is resumed with the rest."""
-    train(write_run(tmp_path / "calm", tiny_model, **settings("dapo")))
+    train_here(write_run(tmp_path / "calm", tiny_model, **settings("dapo")))
     rises(tmp_path / "calm" / "run")
     config = write_run(tmp_path / "killed", tiny_model, **settings("dapo"))
     process = start(config)
     wait_for_step(process, tmp_path / "killed" / "run", 7)
     process.kill()
     finish(process)
-    assert "resumed after step 5" in train(config, "--resume")
+    assert "resumed after step 5" in train_here(config, resume=True)
     assert steps(tmp_path / "killed" / "run") == steps(tmp_path / "calm" / "run")

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import finish, merged, records, start, steps, train, wait_for_step, write_run
+from runs import finish, merged, records, start, steps, train_here, wait_for_step, write_run
 
 from medgpt_ray.tracking.samples import read_samples
+
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 LEARNS = {
     "steps": 20,
@@ -19,10 +21,10 @@ LEARNS = {
 
 
 @pytest.fixture(scope="module")
-def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(ray_here: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty steps that share of vowels can be learned in."""
     folder = tmp_path_factory.mktemp("learns")
-    train(write_run(folder, tiny_model, **LEARNS))
+    train_here(write_run(folder, tiny_model, **LEARNS))
     return folder / "run"
 
 
@@ -33,7 +35,7 @@ def kill_and_resume(folder: Path, tiny_model: Path, settings: dict, step: int) -
     wait_for_step(process, folder / "run", step)
     process.kill()
     finish(process)
-    assert "resumed after step" in train(config, "--resume")
+    assert "resumed after step" in train_here(config, resume=True)
 
 
 def test_a_killed_run_goes_on_exactly(run: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -48,17 +50,16 @@ def test_a_killed_run_goes_on_exactly(run: Path, tiny_model: Path, tmp_path: Pat
 
 
 def test_colocated_engines_change_nothing(run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Engine and learner take three cores each, of the four that there are."""
+    """Engine and learner take six cores each, of the eight that there are."""
     settings = merged(
         LEARNS,
         {
             "steps": 6,
-            "learner": {"cpus": 3},
-            "rollout": {"cpus": 3, "colocated": True},
-            "cluster": {"cpus": 4},
+            "learner": {"cpus": 6},
+            "rollout": {"cpus": 6, "colocated": True},
         },
     )
-    train(write_run(tmp_path, tiny_model, **settings))
+    train_here(write_run(tmp_path, tiny_model, **settings))
     assert list(steps(tmp_path / "run").values()) == list(steps(run).values())[:6]
 
 
@@ -159,7 +160,7 @@ def test_report_logs_and_tensorboard_are_there(run: Path) -> None:
 )
 def test_other_ways_to_run(tiny_model: Path, tmp_path: Path, name: str, changes: dict) -> None:
     """Two engines over gloo with stale samples and a reference; LoRA on ZeRO-3; QLoRA."""
-    train(write_run(tmp_path, tiny_model, **changes))
+    train_here(write_run(tmp_path, tiny_model, **changes))
     metrics = list(steps(tmp_path / "run").values())
     assert len(metrics) == changes.get("steps", 4)
     for record in metrics:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import finish, start, steps, train, wait_for_step, write_run
+from runs import finish, start, steps, train_here, wait_for_step, write_run
 
 from medgpt_ray.tracking.samples import read_samples, write_samples
+
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 PPO = {
     "stage": "ppo",
@@ -60,9 +62,11 @@ def settings(reward_model: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def run(settings: dict, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(
+    ray_here: None, settings: dict, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("ppo")
-    train(write_run(folder, tiny_model, **settings))
+    train_here(write_run(folder, tiny_model, **settings))
     return folder / "run"
 
 
@@ -148,6 +152,6 @@ def test_dead_roles_and_a_killed_driver_change_nothing(
     wait_for_step(process, tmp_path / "run", 14)
     process.kill()
     finish(process)
-    output = train(config, "--resume")
+    output = train_here(config, resume=True)
     assert "resumed after step" in output
     assert steps(tmp_path / "run") == steps(run)
