@@ -94,12 +94,17 @@ def train_here(config: Path, resume: bool = False) -> str:
     """The same in this process, on the Ray that is up in it: half of the time, which is spent on
     starting things. Returns what it printed.
     """
-    from medgpt_ray import rl, supervised
+    from medgpt_ray import pipeline, rl, supervised
 
     loaded = load(config)
-    verb = rl if loaded.config.stage in ("grpo", "ppo") else supervised
+    stage = loaded.config.stage
     with redirect_stdout(io.StringIO()) as printed:
-        verb.train(loaded.config, loaded.source, resume)
+        if stage == "pipeline":
+            pipeline.train(loaded, resume)
+        elif stage in ("grpo", "ppo"):
+            rl.train(loaded.config, loaded.source, resume)
+        else:
+            supervised.train(loaded.config, loaded.source, resume)
     return printed.getvalue()
 
 

@@ -66,7 +66,7 @@ def write_supervised(folder: Path, tiny: Path, stage: str, **overrides: Any) -> 
         },
         "learner": {"learning_rate": 0.003, "max_tokens_per_microbatch": 384},
         "checkpoint": {"every_steps": 4},
-        "cluster": {"cpus": 8},
+        "cluster": {"cpus": 4},
     }
     (folder / "run.yaml").write_text(json.dumps(merged(config, overrides), indent=1))
     return folder / "run.yaml"

@@ -143,7 +143,7 @@ def texts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "data.train": f"- path: {folder}/train.jsonl",
         "data.max_tokens": "64",
         "learner.max_tokens_per_microbatch": "128",
-        "cluster.cpus": "8",
+        "cluster.cpus": "2",
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 from ray.cluster_utils import Cluster
-from runs import finish, merged, start, steps, train, wait_for_step, write_run
+from runs import finish, merged, start, steps, train_here, wait_for_step, write_run
 from supervised_runs import write_supervised
 
 from medgpt_ray.tracking.checkpoints import Checkpoints
@@ -49,7 +49,9 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_rewards_that_fail_cost_their_samples_only(tiny_model: Path, tmp_path: Path) -> None:
+def test_rewards_that_fail_cost_their_samples_only(
+    ray_here: None, tiny_model: Path, tmp_path: Path
+) -> None:
     config = write_run(
         tmp_path,
         tiny_model,
@@ -62,7 +64,7 @@ def test_rewards_that_fail_cost_their_samples_only(tiny_model: Path, tmp_path: P
         ],
         data={"heldout": None},
     )
-    output = train(config)
+    output = train_here(config)
     samples = read_samples(tmp_path / "run" / "samples" / "step_1.parquet")
     failed = {s.prompt.row["answer"]: s.failure.error for s in samples if s.failure}
     assert set(failed) == {"raise", "nan", "hang", "die"}
@@ -102,9 +104,11 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
 SURVIVES = {"steps": 12, "checkpoint": {"every_steps": 3}, "rollout": {"workers": 2}}
 
 
-def test_dead_workers_are_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
+def test_dead_workers_are_replaced_and_nothing_changes(
+    ray_here: None, tiny_model: Path, tmp_path: Path
+) -> None:
     """kill -9 of an engine: its work goes to the other; of the learner: back to the checkpoint."""
-    train(write_run(tmp_path / "calm", tiny_model, **SURVIVES))
+    train_here(write_run(tmp_path / "calm", tiny_model, **SURVIVES))
     process = start(write_run(tmp_path / "stormy", tiny_model, **SURVIVES))
     run = tmp_path / "stormy" / "run"
     wait_for_step(process, run, 4)
@@ -133,7 +137,9 @@ def head(cpus: int) -> Cluster:
     return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "_system_config": soon})
 
 
-def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_dead_node_is_replaced_and_nothing_changes(
+    ray_here: None, tiny_model: Path, tmp_path: Path
+) -> None:
     """Learner and engine on a node each; one node dies with what is on it, another one comes."""
     apart = {
         "learner": {"cpus": 3},
@@ -141,7 +147,7 @@ def test_a_dead_node_is_replaced_and_nothing_changes(tiny_model: Path, tmp_path:
         "sync": {"backend": "gloo"},
     }
     settings = merged(SURVIVES, apart)
-    train(write_run(tmp_path / "calm", tiny_model, **settings))
+    train_here(write_run(tmp_path / "calm", tiny_model, **settings))
     cluster = head(cpus=4)
     try:
         doomed = cluster.add_node(num_cpus=4, node_ip_address="127.0.0.2")

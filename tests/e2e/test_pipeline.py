@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from runs import finish, records, start, steps, train, wait_for_step, write_run
+from runs import finish, records, start, steps, train_here, wait_for_step, write_run
 from supervised_runs import write_supervised
 
 pytestmark = pytest.mark.timeout(900)
@@ -29,7 +29,9 @@ def write_pipeline(folder: Path, tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def run(
+    ray_here: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """The output directory, and what the command that finished the pipeline printed."""
     folder = tmp_path_factory.mktemp("pipeline")
     config = write_pipeline(folder, tiny_model)
@@ -37,7 +39,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     wait_for_step(process, folder / "out" / "grpo", 3)
     process.kill()
     finish(process)
-    return folder / "out", train(config, "--resume")
+    return folder / "out", train_here(config, resume=True)
 
 
 def test_a_stage_gets_what_an_earlier_one_made(run: tuple[Path, str]) -> None:

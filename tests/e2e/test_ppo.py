@@ -1,8 +1,6 @@
 """Whole PPO runs: policy, critic, reference, reward model and engine, with tiny models."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from runs import finish, start, steps, train_here, wait_for_step, write_run
+from typer.testing import CliRunner
 
+from medgpt_ray.cli import app
 from medgpt_ray.tracking.samples import read_samples, write_samples
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -112,9 +112,8 @@ def test_the_reward_model_scores_with_its_own_template(run: Path, reward_model: 
 
 
 def replay(*arguments: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "medgpt_ray.cli", "replay", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    return done.returncode, done.stdout + done.stderr
+    done = CliRunner().invoke(app, ["replay", *arguments])
+    return done.exit_code, done.output
 
 
 def test_a_dumped_step_is_replayed(run: Path) -> None:

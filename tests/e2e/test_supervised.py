@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from runs import finish, merged, records, start, steps, wait_for_step
 from supervised_runs import conversations, write_supervised
 
 from medgpt_ray import supervised
+from medgpt_ray.actors.cluster import ray_cluster
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.config.loader import load
+from medgpt_ray.config.schema import Cluster
 from medgpt_ray.interrupt import Interrupted
 from medgpt_ray.tracking.checkpoints import Checkpoints
 
@@ -33,9 +34,8 @@ SFT = {
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One Ray for all runs of this process: their workers start the faster."""
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_cluster(Cluster(cpus=4)):
+        yield
 
 
 def wait_until(done: Callable[[], bool]) -> None:

@@ -73,7 +73,6 @@ def deployed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert time.monotonic() < deadline, status
             time.sleep(1)
         yield Deployed(cluster, port)
-        serve(cluster, "shutdown", "--yes")
 
 
 def test_the_manifest_serves(deployed: Deployed) -> None:
