@@ -41,6 +41,8 @@ class Document:
             self._add(place, f"malformed YAML: {error.problem}{inside}")
         except YAMLError as error:
             self._add(name, f"malformed YAML: {' '.join(str(error).split())}")
+        except RecursionError:
+            self._add(name, "malformed YAML: nested too deeply")
 
     @property
     def problems(self) -> list[str]:
@@ -68,7 +70,7 @@ class Document:
         try:
             node = _compose(text)
             parent[index] = None if node is None else self._plain(node, key, COMMAND_LINE, ())
-        except YAMLError:
+        except (YAMLError, RecursionError):
             self.report(key, f"{text!r} is malformed YAML: put special characters in quotes")
 
     def report(self, key: str, problem: str) -> None:

@@ -26,6 +26,7 @@ Format = Literal[
     "text",
     "preference_conversations",
     "preference_question",
+    "preference_alpaca",
     "preference",
     "labelled",
 ]

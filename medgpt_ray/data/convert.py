@@ -32,6 +32,10 @@ COLUMNS = {
         *("system", "history", "question"),
         *("response_chosen", "response_rejected", "margin"),
     ),
+    "preference_alpaca": (
+        *("system", "history", "instruction", "input"),
+        *("chosen", "rejected", "margin"),
+    ),
     "preference": ("prompt", "chosen", "rejected", "tools", "margin"),
     "labelled": ("prompt", "completion", "label", "tools"),
 }
@@ -47,6 +51,8 @@ _TYPES = {
     "margin": pa.float64(),
     "label": pa.bool_(),
 }
+_ANSWERS = {"preference_conversations": _SHAREGPT, "preference_alpaca": pa.string()}
+"""Types of the two answers where they are not messages."""
 
 
 def convert(paths: Sequence[str], output: str, to: str, format: str = "auto") -> int:
@@ -165,8 +171,8 @@ def _line(record: dict[str, Any]) -> bytes:
 @contextmanager
 def _parquet(path: str, compression: str | None, to: str) -> Iterator[Write]:
     types = _TYPES
-    if to == "preference_conversations":
-        types = _TYPES | {"chosen": _SHAREGPT, "rejected": _SHAREGPT}
+    if to in _ANSWERS:
+        types = _TYPES | dict.fromkeys(("chosen", "rejected"), _ANSWERS[to])
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS[to]])
     waiting: list[dict[str, Any]] = []
 

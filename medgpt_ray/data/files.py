@@ -106,9 +106,14 @@ def find(path: str) -> list[DataFile]:
 def _below(path: Path) -> list[DataFile]:
     names = [path]
     if path.is_dir():
-        names = []
-        for folder, folders, found in os.walk(path, onerror=_fail):
+        names, seen = list[Path](), set[str]()
+        for folder, folders, found in os.walk(path, onerror=_fail, followlinks=True):
+            here = os.path.realpath(folder)
             folders[:] = [name for name in folders if not name.startswith(".")]
+            if here in seen:  # a link to a folder that was read, or that it lies in
+                folders.clear()
+                continue
+            seen.add(here)
             names += [Path(folder, name) for name in found if not name.startswith(".")]
     files = (data_file(str(name)) for name in sorted(names) if name.is_file())
     return [file for file in files if file]

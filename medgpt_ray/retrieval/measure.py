@@ -41,7 +41,7 @@ def read_cases(path: Path) -> list[Case]:
     """Raises `RetrievalError` with every bad line."""
     cases, problems = list[Case](), list[str]()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RetrievalError([f"{path}: {error}"]) from None
     for number, line in enumerate(lines, start=1):

@@ -92,6 +92,19 @@ def test_a_name_that_is_no_text_is_an_error(tmp_path: Path) -> None:
             find(path)
 
 
+def test_a_linked_folder_is_read_once_and_a_ring_of_links_ends(tmp_path: Path) -> None:
+    for name in ("far", "near"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "far" / "a.jsonl", b"{}")
+    write(tmp_path / "near" / "b.jsonl", b"{}")
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "near" / "ring").symlink_to(tmp_path / "near")
+    (tmp_path / "near" / "twice").symlink_to(tmp_path / "far")
+    found = [file.path for file in find(str(tmp_path / "near"))]
+    assert len(found) == 2
+    assert {Path(path).name for path in found} == {"a.jsonl", "b.jsonl"}
+
+
 def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
     closed = tmp_path / "ward"
     for folder in (tmp_path, closed):

@@ -56,7 +56,10 @@ F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
         ((H, G, H), ": ends with the user, the last turn must be the assistant's"),
         ((H, F, O), ": ends with the tool, the last turn must be the assistant's"),
         ((("system", "Be brief."),), ": ends with the system"),
-        ((("doctor", "Hm."), G), "[0].from: 'doctor' is not one of system, human, user, gpt"),
+        (
+            (("doctor", "Hm."), G),
+            "[0].from: 'doctor' is not one of system, developer, human, user, gpt",
+        ),
         ((("human", " \n"), G), "[0].value: empty, expected text"),
         ((H, ("gpt", "")), "[1].value: empty, expected text"),
         ((H, ("gpt", 5)), "[1].value: is a number, expected a string"),
@@ -118,7 +121,7 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
         ({"messages": [ASK, {**SAY, "content": None}]}, "messages[1].content: is null"),
         (
             {"messages": [ASK, {**SAY, "content": [{"text": "a"}]}]},
-            "messages[1].content: is a list",
+            "messages[1].content[0]: is of type None, only",
         ),
         (
             {"messages": [{**ASK, "tool_calls": [{}]}]},

@@ -153,6 +153,9 @@ SAID = {"from": "gpt", "value": "5 mg."}
             "question",
         ),
         ({"question": "Which dose?", "chosen": "5 mg.", "rejected": "50 mg."}, "question"),
+        ({"instruction": "Which dose?", "chosen": "5 mg.", "rejected": "50 mg."}, "alpaca"),
+        ({"instruction": "Which dose?", "input": "", "chosen": SAID, "rejected": WORSE}, "alpaca"),
+        ({"instruction": "", "input": "Which dose?", "chosen": SAY, "rejected": WORSE}, "alpaca"),
         ({"prompt": "Which dose?", "chosen": "5 mg.", "rejected": "50 mg."}, ""),
         ({"prompt": [ASK], "chosen": [SAY], "rejected": [WORSE], "messages": None}, ""),
         ({"chosen": [ASK, SAY], "rejected": [ASK, WORSE]}, ""),
@@ -181,6 +184,28 @@ def test_two_conversations_part_at_their_first_difference() -> None:
     assert "no prompt in common" in problem({"chosen": [ASK, SAY], "rejected": [MORE, DAILY]})
     other = {"prompt": "How often?", "chosen": [ASK, SAY], "rejected": [ASK, WORSE]}
     assert problem(other) == "prompt: is not the prompt that chosen and rejected begin with"
+
+
+def test_roles_and_parts_as_others_write_them() -> None:
+    parts = [{"type": "text", "text": "Which "}, {"type": "text", "text": "dose?"}]
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": parts},
+        {"role": "model", "content": [{"type": "text", "text": "5 mg."}]},
+    ]
+    assert read({"messages": turns}) == Conversation((SYSTEM, ASK, SAY))
+    for part, told in (
+        (
+            {"type": "image_url", "image_url": {}},
+            "messages[0].content[1]: is of type image_url, only",
+        ),
+        ({"type": "text"}, "messages[0].content[1].text: is null, expected a string"),
+        ("dose?", "messages[0].content[1]: is a string, only parts of type text"),
+    ):
+        turn = {"role": "user", "content": [parts[0], part]}
+        assert problem({"messages": [turn, SAY]}).startswith(told)
+    turn = {"role": "user", "content": []}
+    assert problem({"messages": [turn, SAY]}) == "messages[0].content: empty, expected text"
 
 
 def test_history_comes_before_the_question_of_a_pair() -> None:

@@ -102,11 +102,22 @@ FORMATS: dict[str, Format] = {
         pairs.read_question,
         pairs.write_question,
     ),
+    "preference_alpaca": Format(
+        Preference,
+        "instruction, [input], chosen, rejected, [system], [history], [margin]",
+        lambda keys: (
+            "instruction" in keys and "prompt" not in keys and bool(keys & {"chosen", "rejected"})
+        ),
+        pairs.read_alpaca,
+        pairs.write_alpaca,
+    ),
     "preference": Format(
         Preference,
         "[prompt], chosen, rejected, [system], [tools], [margin]",
         lambda keys: (
-            bool(keys & {"chosen", "rejected"}) and not keys & {"conversations", "question"}
+            bool(keys & {"chosen", "rejected"})
+            and not keys & {"conversations", "question"}
+            and ("prompt" in keys or "instruction" not in keys)
         ),
         pairs.read_preference,
         pairs.write_preference,

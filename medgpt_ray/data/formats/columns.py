@@ -95,6 +95,18 @@ def read_answer(record: Object, name: str) -> list[Turn]:
     return [read_turn(value, name) if isinstance(value, dict) else assistant(value, name)]
 
 
+def read_instruction(record: Object) -> Turn:
+    """Alpaca's question: the column `instruction` and, after an empty line, the column `input`."""
+    instruction, extra = required(record, "instruction"), given(record, "input")
+    if extra is None:
+        text = check_text(instruction, "instruction")
+    elif instruction == "":
+        text = check_text(extra, "input")
+    else:
+        text = f"{check_text(instruction, 'instruction')}\n\n{check_text(extra, 'input')}"
+    return user(text, "instruction")
+
+
 def completion_column(record: Object) -> str:
     """What the column with the answer is called, completion or response."""
     if "completion" in record and "response" in record:

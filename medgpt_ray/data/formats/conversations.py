@@ -8,12 +8,12 @@ from medgpt_ray.data.formats.columns import (
     assistant,
     completion_column,
     exchanges,
-    given,
     go_on,
     inexpressible,
     no_tools,
     read_answer,
     read_history,
+    read_instruction,
     read_prompt,
     read_tools,
     refused,
@@ -65,18 +65,9 @@ def as_tools(tools: tuple[dict[str, Any], ...]) -> Object:
 
 
 def read_alpaca(record: Object) -> Conversation:
-    """The user's text is the instruction and, after an empty line, the input."""
     refused(record, ("tools",), "alpaca rows have none: use the sharegpt or messages format")
-    instruction, extra = required(record, "instruction"), given(record, "input")
-    if extra is None:
-        text = check_text(instruction, "instruction")
-    elif instruction == "":
-        text = check_text(extra, "input")
-    else:
-        text = f"{check_text(instruction, 'instruction')}\n\n{check_text(extra, 'input')}"
-    question = user(text, "instruction")
     answer = assistant(required(record, "output"), "output")
-    prompt = with_system(record, [*read_history(record), question])
+    prompt = with_system(record, [*read_history(record), read_instruction(record)])
     return Conversation(go_on(prompt, [answer], "output"))
 
 

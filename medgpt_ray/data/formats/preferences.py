@@ -14,6 +14,7 @@ from medgpt_ray.data.formats.columns import (
     no_tools,
     read_answer,
     read_history,
+    read_instruction,
     read_prompt,
     read_tools,
     refused,
@@ -50,6 +51,24 @@ def _text_or_turns(messages: Sequence[Message]) -> str | list[dict[str, str]]:
     return sharegpt_turns(messages)
 
 
+def read_alpaca(record: Object) -> Preference:
+    refused(record, ("tools",), "alpaca rows have none: use the preference format")
+    prompt = with_system(record, [*read_history(record), read_instruction(record)])
+    return _pair(record, prompt, read_answer(record, "chosen"), read_answer(record, "rejected"))
+
+
+def write_alpaca(row: Preference) -> Object:
+    system, before, question, chosen, rejected = _texts(row, "preference_alpaca")
+    return {
+        **system_and_history(system, before),
+        "instruction": question,
+        "input": "",
+        "chosen": chosen,
+        "rejected": rejected,
+        **_margin(row),
+    }
+
+
 def read_question(record: Object) -> Preference:
     refused(record, ("tools",), "not read beside question: use the preference format")
     question = user(required(record, "question"), "question")
@@ -62,11 +81,7 @@ def read_question(record: Object) -> Preference:
 
 
 def write_question(row: Preference) -> Object:
-    no_tools(row.tools, "preference_question")
-    if len(row.chosen) > 1 or len(row.rejected) > 1:
-        raise inexpressible("answers of several turns", "preference_question")
-    system, texts = exchanges((*row.prompt, *row.chosen, *row.rejected), "preference_question")
-    *before, question, chosen, rejected = texts
+    system, before, question, chosen, rejected = _texts(row, "preference_question")
     return {
         **system_and_history(system, before),
         "question": question,
@@ -74,6 +89,17 @@ def write_question(row: Preference) -> Object:
         "response_rejected": rejected,
         **_margin(row),
     }
+
+
+def _texts(row: Preference, format: str) -> tuple[str, list[str], str, str, str]:
+    """System text, earlier turns, question and answers of a pair; raises for one with calls or
+    with answers of several turns, which `format` cannot express."""
+    no_tools(row.tools, format)
+    if len(row.chosen) > 1 or len(row.rejected) > 1:
+        raise inexpressible("answers of several turns", format)
+    system, texts = exchanges((*row.prompt, *row.chosen, *row.rejected), format)
+    *before, question, chosen, rejected = texts
+    return system, before, question, chosen, rejected
 
 
 def read_preference(record: Object) -> Preference:

@@ -11,10 +11,12 @@ from medgpt_ray.types import Message
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
+    "model": "assistant",
     "function_call": "assistant",
     "observation": "tool",
     "tool": "tool",
@@ -96,11 +98,24 @@ def read_turn(item: Any, field: str) -> Turn:
     if not calls or item.get(what):
         if what not in item:
             raise BadRow(f"{field}.{what}", "missing")
-        message["content"] = check_text(item[what], f"{field}.{what}")
+        message["content"] = _text(item[what], f"{field}.{what}")
     if calls:
         message["tool_calls"] = _calls(calls, f"{field}.tool_calls")
         return Turn(f"{field}.{who}", message, tuple(call.get("id") for call in calls))
     return Turn(f"{field}.{who}", message, (item.get("tool_call_id"),))
+
+
+def _text(value: Any, field: str) -> str:
+    """A text, or OpenAI's list of parts where all of them are text."""
+    if not isinstance(value, list):
+        return check_text(value, field)
+    for index, part in enumerate(value):
+        if not isinstance(part, dict) or part.get("type") != "text":
+            what = f"of type {part.get('type')}" if isinstance(part, dict) else kind(part)
+            reason = f"is {what}, only parts of type text are trained on"
+            raise BadRow(f"{field}[{index}]", reason)
+        check_text(part.get("text"), f"{field}[{index}].text")
+    return check_text("".join(part["text"] for part in value), field)
 
 
 def _calls_of_text(value: Any, field: str) -> list[dict[str, Any]]:
