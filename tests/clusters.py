@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-STARTS_S, STOPS_S = 90, 60
+STARTS_S, STOPS_S = 90, 5
 UNSHARE = "unshare --map-root-user --mount --uts"
 
 
@@ -87,7 +87,7 @@ def _node(command: list[str], environment: dict[str, str], log: Path) -> Iterato
             time.sleep(0.1)
         yield
     finally:
-        node.terminate()  # it ends its processes first
+        node.terminate()  # it ends its processes first, for minutes while some are at work
         try:
             node.wait(STOPS_S)
         except subprocess.TimeoutExpired:
