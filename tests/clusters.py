@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,14 @@ def _node(command: list[str], environment: dict[str, str], log: Path) -> Iterato
             time.sleep(0.1)
         yield
     finally:
+        family = psutil.Process(node.pid).children(recursive=True)
         node.terminate()  # it ends its processes first, for minutes while some are at work
-        try:
+        with suppress(subprocess.TimeoutExpired):
             node.wait(STOPS_S)
-        except subprocess.TimeoutExpired:
-            for process in psutil.process_iter(["cmdline"]):
-                if any(str(log.parent) in word for word in process.info["cmdline"] or ()):
-                    process.kill()
+        for process in [node, *family]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait()
 
 
 def can_unshare() -> bool:
