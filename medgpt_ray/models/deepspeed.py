@@ -45,19 +45,27 @@ def deepspeed_config(model: schema.Model, config: schema.Learner) -> dict[str, A
     """The configuration for `deepspeed.initialize`."""
     if problems := list(_impossible(model, config.zero_stage)):
         raise DeepSpeedError(problems)
-    plain = config.zero_stage == 0
+    stage = running_stage(model, config)
+    plain = stage == 0
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         # Micro-batch counts vary from step to step: step() is the boundary, not a fixed count.
         "managed_gradient_accumulation": False,
         "bf16": {"enabled": model.dtype == "bfloat16"},
         **({} if plain else {"data_types": {"grad_accum_dtype": "fp32"}}),
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": stage, "overlap_comm": False},
         "gradient_clipping": 0.0 if plain else config.max_grad_norm,
         **_optimizer_settings(config),
         "steps_per_print": 10**9,
     }
     return _laid_over(settings, read_settings(config)) if config.deepspeed else settings
+
+
+def running_stage(model: schema.Model, config: schema.Learner) -> int:
+    """The ZeRO stage that is used. Among one rank there is nothing to share out: of float32 weights
+    stages 1 and 2 would only hold and copy everything twice."""
+    alone = config.workers == 1 and model.dtype == "float32" and config.deepspeed is None
+    return 0 if alone and config.zero_stage < 3 else config.zero_stage
 
 
 def _impossible(model: schema.Model, stage: int) -> Iterator[str]:

@@ -20,7 +20,7 @@ from torch.nn import Module
 
 from medgpt_ray.config import schema
 from medgpt_ray.models.attention import varlen
-from medgpt_ray.models.deepspeed import deepspeed_config, make_optimizer
+from medgpt_ray.models.deepspeed import deepspeed_config, make_optimizer, running_stage
 from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
 from medgpt_ray.models.policy import score
 from medgpt_ray.models.schedule import Span, learning_rate
@@ -57,7 +57,7 @@ class Learner:
             dist_init_required=False,
         )
         self.grad_norm: float | None = None
-        if config.zero_stage == 0:
+        if running_stage(model, config) == 0:
             # DeepSpeed clips here without telling the norm; clip in its place, after the reduction.
             self.engine.optimizer.register_step_pre_hook(self._clip)
         if not isinstance(self.engine, deepspeed.DeepSpeedEngine):

@@ -51,6 +51,27 @@ def test_a_file_is_laid_over_the_settings_of_the_section(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("dtype", "workers", "stage", "running"),
+    [
+        ("float32", 1, 1, 0),
+        ("float32", 1, 2, 0),
+        ("float32", 1, 3, 3),
+        ("float32", 2, 1, 1),
+        ("bfloat16", 1, 2, 2),
+    ],
+)
+def test_one_float32_rank_shares_nothing_out(
+    dtype: str, workers: int, stage: int, running: int
+) -> None:
+    model = Model.model_validate({"path": "somewhere", "dtype": dtype})
+    made = deepspeed_config(
+        model, Learner.model_validate({"workers": workers, "zero_stage": stage})
+    )
+    assert made["zero_optimization"]["stage"] == running
+    assert made["gradient_clipping"] == (1.0 if running else 0.0)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "instead"),
     [
         ("train_batch_size", 32, "examples of one update"),

@@ -33,6 +33,17 @@ def policy(tiny_model) -> Policy:
 
 
 @torch.no_grad()
+def test_bfloat16_rows_are_those_of_float32_rounded(policy: Policy, tiny_model) -> None:
+    """Stretches on both sides of the length from which attention is computed in bfloat16."""
+    rounded = load_frozen(Model(path=str(tiny_model), dtype="bfloat16"))
+    batch = sequences_of([(7, [3, 9]), (300, [20])])
+    (micro,) = micro_batches(batch, max_tokens=1000, chunk_tokens=1000)
+    expected, _ = policy(micro)
+    found, _ = Policy(rounded, temperature=0.5)(micro)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
+@torch.no_grad()
 def test_packed_log_probs_equal_those_of_each_sequence_alone(policy: Policy) -> None:
     batch = sequences_of([(7, [3, 1, 9]), (2, [4]), (12, [6, 6])])
     (micro,) = micro_batches(batch, max_tokens=1000, chunk_tokens=5)
