@@ -14,8 +14,8 @@ from transformers.masking_utils import sdpa_mask
 
 PACKED = "packed_sdpa"
 SHORT = 256
-"""Tokens of a stretch up to which torch's CPU kernels are slower in bfloat16 than in float32, forward
-and backward together: 1.8 times at 80."""
+"""Tokens of a stretch up to which torch's CPU kernels are slower in bfloat16 than in float32: 1.8
+times at 80, forward and backward together."""
 Span = tuple[int, int, Tensor | None]
 """A stretch: its first token, the one after its last, and its mask [1, 1, n, n]; None is causal."""
 
