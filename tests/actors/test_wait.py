@@ -101,6 +101,15 @@ def test_arguments_of_a_reward_reach_its_function() -> None:
     assert scores == [1.0, 0.0]
 
 
+def test_a_reward_that_cannot_start_says_why() -> None:
+    from medgpt_ray.actors.rewards import score_completions
+
+    prompt = Prompt("f:1", ({"role": "user", "content": "?"},), (1,), {})
+    answer = Completion("f:1", 0, (5,), (-1.0,), "", "stop", (VersionSpan(0, 0, 1),))
+    with pytest.raises(RunFailed, match=r"no_such_file:score did not start: .*no module"):
+        score_completions([Reward(function="no_such_file:score")], [prompt], [[answer]])
+
+
 def waits(prompt: str, completion: str, row: dict) -> float:
     """A judge far away."""
     time.sleep(0.5)
