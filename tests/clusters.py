@@ -87,7 +87,8 @@ def _node(command: list[str], environment: dict[str, str], log: Path) -> Iterato
             time.sleep(0.1)
         yield
     finally:
-        family = psutil.Process(node.pid).children(recursive=True)
+        alive = node.poll() is None
+        family = psutil.Process(node.pid).children(recursive=True) if alive else []
         node.terminate()  # it ends its processes first, for minutes while some are at work
         with suppress(subprocess.TimeoutExpired):
             node.wait(STOPS_S)

@@ -222,7 +222,7 @@ def killing(run: Path, names: dict[int, str]) -> Iterator[None]:
             children = psutil.Process().children(recursive=True)
             next(child for child in children if name in " ".join(child.cmdline())).kill()
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     yield
     killer.join()
