@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.actors.wait import RunFailed, cause
 from medgpt_ray.config.schema import Reward
 from medgpt_ray.types import Completion, Prompt, RewardFailure, Sample
 
@@ -104,7 +104,7 @@ class _Stream:
         try:
             return ray.get(next(self._task), timeout=60)  # type: ignore[no-any-return]
         except ray.exceptions.RayTaskError as error:
-            return _Lost(str(error).strip().splitlines()[-1])
+            return _Lost(cause(error))
         except ray.exceptions.RayError as error:
             return _Lost(f"the process died: {str(error).splitlines()[0]}")
 
