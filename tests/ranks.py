@@ -44,12 +44,12 @@ def _rank(
         DS_ACCELERATOR="cpu",
         OMP_NUM_THREADS="1",
     )
-    import deepspeed
     import torch
 
+    from medgpt_ray.models.deepspeed import join_group
+
     torch.set_num_threads(1)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("gloo", verbose=False)
+    join_group(gpus=0)
     try:
         queue.put((rank, job(*arguments)))
     except BaseException:

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.actors.wait import RunFailed, cause
 
 START_S = 600.0
 LISTEN_S = 1.0
@@ -184,9 +184,9 @@ def _first(running: Running, logs: str, check: Callable[[], None]) -> tuple[Shar
     try:
         return shard, number, ray.get(ended[0], timeout=60)
     except RayTaskError as error:
-        raise RunFailed(f"generation worker {number}: {error.cause!r} ({logs})") from error
+        raise RunFailed(f"generation worker {number}: {cause(error)} ({logs})") from error
     except RayActorError as error:
         if shard is None:
-            last = str(error).strip().splitlines()[-1]
-            raise RunFailed(f"generation worker {number} cannot start: {last} ({logs})") from error
+            why = cause(error)
+            raise RunFailed(f"generation worker {number} cannot start: {why} ({logs})") from error
         return shard, number, None

@@ -51,14 +51,11 @@ class Rank(ABC):
             MASTER_PORT=str(address[1]),
         )
         torch.set_num_threads(section.threads)
-        import deepspeed
-
-        # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed("nccl" if section.gpus else "gloo", verbose=False)
         from medgpt_ray.algos import ALGORITHMS
+        from medgpt_ray.models.deepspeed import join_group
         from medgpt_ray.models.learner import Learner
 
+        join_group(section.gpus)
         self.total_updates = total_updates
         self.algorithm = ALGORITHMS[self.config.algorithm.name](self.config.algorithm)
         module, model = self.load_module()

@@ -7,6 +7,8 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from medgpt_ray.actors.wait import cause
+
 
 class Restarts(UserCallback):
     """Lives in Ray Train's controller: tells the driver of every death."""
@@ -16,5 +18,4 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in worker_exceptions.items():
-            last = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-            self.monitor.record.remote(("death", f"learner rank {rank}: {last}"))
+            self.monitor.record.remote(("death", f"learner rank {rank}: {cause(error)}"))

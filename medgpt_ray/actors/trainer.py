@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import numpy as np
 import ray
 import ray.train
@@ -32,6 +31,7 @@ from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles
 from medgpt_ray.data.stream import Stream
 from medgpt_ray.models import neftune
+from medgpt_ray.models.deepspeed import join_group
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_adapter, save_model
 from medgpt_ray.models.learner import Learner, LossFn
@@ -107,11 +107,7 @@ class TrainWorker:
         self.job, self.config, self.rank = job, job.config, rank
         self.stage = STAGES[self.config.stage]
         torch.set_num_threads(self.config.learner.threads)
-        # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(
-            "nccl" if self.config.learner.gpus else "gloo", dist_init_required=False
-        )
+        join_group(self.config.learner.gpus)
         self.tell("phase", "loading the model")
         unit = 2 if self.stage.paired else 1
         section = self.config.model

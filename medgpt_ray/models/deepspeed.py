@@ -61,6 +61,16 @@ def deepspeed_config(model: schema.Model, config: schema.Learner) -> dict[str, A
     return _laid_over(settings, read_settings(config)) if config.deepspeed else settings
 
 
+def join_group(gpus: int) -> None:
+    """Join the ranks that this process's environment names, by NCCL or gloo; take note of a group
+    that it is in already."""
+    import deepspeed
+
+    # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if gpus else "gloo", verbose=False)
+
+
 def running_stage(model: schema.Model, config: schema.Learner) -> int:
     """The ZeRO stage that is used. Among one rank there is nothing to share out: of float32 weights
     stages 1 and 2 would only hold and copy everything twice."""

@@ -1,14 +1,18 @@
-"""What the shared-memory and the gloo backend have in common: buckets, and loading them into
-vLLM.
+"""What the shared-memory and the gloo backend have in common: buckets, sending them, and loading
+them into vLLM.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
+    TrainerWeightTransferEngine,
+    VLLMWeightSyncClient,
     WeightSource,
     WeightTransferEngine,
     WeightTransferUpdateInfo,
@@ -51,6 +55,53 @@ def buckets(source: WeightSource, buffer: Tensor) -> Iterator[tuple[int, list[En
 
 def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
     return dtype.itemsize * int(torch.Size(shape).numel())
+
+
+class BucketSender(TrainerWeightTransferEngine[Any]):
+    """Sender side: rank 0 hands on bucket after bucket, the other ranks only take part in the
+    gathers of the source. `init_info_cls` has `bucket_bytes`."""
+
+    def __init__(self, client: VLLMWeightSyncClient, source: WeightSource, init: Any) -> None:
+        super().__init__(client=client, source=source, is_sender=init.is_sender)
+        self.bucket_bytes = init.bucket_bytes
+
+    @classmethod
+    def trainer_init(
+        cls,
+        init_info: Any,
+        *,
+        client: VLLMWeightSyncClient,
+        source: WeightSource | None = None,
+    ) -> Self:
+        assert source is not None
+        sender = cls(client, source, init_info)
+        if sender.is_sender:
+            sender.connect(init_info)
+        return sender
+
+    @abstractmethod
+    def connect(self, init_info: Any) -> None:
+        """Meet the receivers."""
+
+    @abstractmethod
+    def buffer(self, size: int) -> AbstractContextManager[Tensor]:
+        """Memory for buckets of up to `size` bytes, for one round."""
+
+    @abstractmethod
+    def hand_on(self, bucket: Tensor, info: BucketInfo) -> None:
+        """Announce the bucket and move it; returns when all receivers have loaded it."""
+
+    def send_weights(self) -> None:
+        assert self.source is not None
+        if not self.is_sender:
+            for _ in self.source:
+                pass
+            return
+        with self.buffer(buffer_bytes(self.source, self.bucket_bytes)) as buffer:
+            self.client.start_weight_update()
+            for used, entries in buckets(self.source, buffer):
+                self.hand_on(buffer[:used], BucketInfo(used, entries))
+            self.client.finish_weight_update()
 
 
 class BucketReceiver(WeightTransferEngine[Any, Any]):

@@ -2,22 +2,17 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed.distributed_c10d import BroadcastOptions
 from vllm.distributed.utils import stateless_init_torch_distributed_process_group
-from vllm.distributed.weight_transfer.base import (
-    TrainerInitInfo,
-    TrainerWeightTransferEngine,
-    VLLMWeightSyncClient,
-    WeightSource,
-    WeightTransferInitInfo,
-)
+from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightTransferInitInfo
 
-from medgpt_ray.actors.sync.bucket import BucketInfo, BucketReceiver, buckets, buffer_bytes
+from medgpt_ray.actors.sync.bucket import BucketInfo, BucketReceiver, BucketSender
 
 
 @dataclass
@@ -78,54 +73,28 @@ class GlooReceiver(BucketReceiver):
         self.group = None
 
 
-class GlooSender(TrainerWeightTransferEngine[GlooTrainerInit]):
+class GlooSender(BucketSender):
     """Broadcasts bucket after bucket to all receivers."""
 
     init_info_cls = GlooTrainerInit
     group: Any = None
 
-    def __init__(
-        self, client: VLLMWeightSyncClient, source: WeightSource, init: GlooTrainerInit
-    ) -> None:
-        super().__init__(client=client, source=source, is_sender=init.is_sender)
-        self.bucket_bytes = init.bucket_bytes
-
-    @classmethod
-    def trainer_init(
-        cls,
-        init_info: GlooTrainerInit,
-        *,
-        client: VLLMWeightSyncClient,
-        source: WeightSource | None = None,
-    ) -> Self:
-        assert source is not None
-        sender = cls(client, source, init_info)
-        if sender.is_sender:
-            address, port = free_endpoint()
-            init = GlooInit(address, port, 1, init_info.world_size, init_info.timeout_s)
-            with ThreadPoolExecutor(max_workers=1) as pool:
-                receivers = pool.submit(client.init_weight_transfer_engine, asdict(init))
-                sender.group = _join(init, rank=0)
-                receivers.result(timeout=init_info.timeout_s)
-        return sender
-
-    def send_weights(self) -> None:
-        assert self.source is not None
-        if not self.is_sender:
-            for _ in self.source:  # take part in the gathers
-                pass
-            return
-        size = buffer_bytes(self.source, self.bucket_bytes)
-        buffer = torch.empty(size, dtype=torch.uint8)
-        self.client.start_weight_update()
+    def connect(self, init_info: GlooTrainerInit) -> None:
+        address, port = free_endpoint()
+        init = GlooInit(address, port, 1, init_info.world_size, init_info.timeout_s)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            for used, entries in buckets(self.source, buffer):
-                announced = pool.submit(
-                    self.client.update_weights, asdict(BucketInfo(used, entries))
-                )
-                _broadcast(self.group, buffer[:used])
-                announced.result()
-        self.client.finish_weight_update()
+            receivers = pool.submit(self.client.init_weight_transfer_engine, asdict(init))
+            self.group = _join(init, rank=0)
+            receivers.result(timeout=init_info.timeout_s)
+
+    def buffer(self, size: int) -> AbstractContextManager[torch.Tensor]:
+        return nullcontext(torch.empty(size, dtype=torch.uint8))
+
+    def hand_on(self, bucket: torch.Tensor, info: BucketInfo) -> None:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            announced = pool.submit(self.client.update_weights, asdict(info))
+            _broadcast(self.group, bucket)
+            announced.result()
 
     def shutdown(self) -> None:
         self.group = None

@@ -6,19 +6,15 @@ nothing is left behind when the sender dies, and the size of /dev/shm does not m
 
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
-from vllm.distributed.weight_transfer.base import (
-    TrainerInitInfo,
-    TrainerWeightTransferEngine,
-    VLLMWeightSyncClient,
-    WeightSource,
-    WeightTransferInitInfo,
-)
+from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightTransferInitInfo
 
-from medgpt_ray.actors.sync.bucket import BucketInfo, BucketReceiver, buckets, buffer_bytes
+from medgpt_ray.actors.sync.bucket import BucketInfo, BucketReceiver, BucketSender
 
 
 @dataclass
@@ -65,48 +61,27 @@ class ShmReceiver(BucketReceiver):
         """Nothing is held between buckets."""
 
 
-class ShmSender(TrainerWeightTransferEngine[ShmTrainerInit]):
+class ShmSender(BucketSender):
     """Writes bucket after bucket into its memory file."""
 
     init_info_cls = ShmTrainerInit
+    descriptor: int | None = None
 
-    def __init__(
-        self, client: VLLMWeightSyncClient, source: WeightSource, init: ShmTrainerInit
-    ) -> None:
-        super().__init__(client=client, source=source, is_sender=init.is_sender)
-        self.bucket_bytes = init.bucket_bytes
-        self.descriptor = os.memfd_create("medgpt-weights") if self.is_sender else -1
+    def connect(self, init_info: ShmTrainerInit) -> None:
+        self.descriptor = os.memfd_create("medgpt-weights")
+        path = f"/proc/{os.getpid()}/fd/{self.descriptor}"
+        self.client.init_weight_transfer_engine(asdict(ShmInit(path, os.uname().nodename)))
 
-    @classmethod
-    def trainer_init(
-        cls,
-        init_info: ShmTrainerInit,
-        *,
-        client: VLLMWeightSyncClient,
-        source: WeightSource | None = None,
-    ) -> Self:
-        assert source is not None
-        sender = cls(client, source, init_info)
-        if sender.is_sender:
-            path = f"/proc/{os.getpid()}/fd/{sender.descriptor}"
-            client.init_weight_transfer_engine(asdict(ShmInit(path, os.uname().nodename)))
-        return sender
-
-    def send_weights(self) -> None:
-        assert self.source is not None
-        if not self.is_sender:
-            for _ in self.source:  # take part in the gathers
-                pass
-            return
-        size = buffer_bytes(self.source, self.bucket_bytes)
+    @contextmanager
+    def buffer(self, size: int) -> Iterator[torch.Tensor]:
+        assert self.descriptor is not None
         os.ftruncate(self.descriptor, size)
-        buffer = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
-        self.client.start_weight_update()
-        for used, entries in buckets(self.source, buffer):
-            self.client.update_weights(asdict(BucketInfo(used, entries)))
-        self.client.finish_weight_update()
+        yield torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
         os.ftruncate(self.descriptor, 0)  # give the memory back until the next round
 
+    def hand_on(self, bucket: torch.Tensor, info: BucketInfo) -> None:
+        self.client.update_weights(asdict(info))
+
     def shutdown(self) -> None:
-        if self.is_sender:
+        if self.descriptor is not None:
             os.close(self.descriptor)
