@@ -7,6 +7,10 @@ the mark is the text before and after the turn, which is checked. So templates m
 earlier thoughts or move the system prompt, and one rendering a turn is all it costs.
 
 A token on the border of a turn is learned if it begins inside.
+
+A row of which the template would leave something out in silence (a system message, tools, calls,
+the thoughts of the last turn) is a bad row. Thoughts of earlier turns are the template's to leave
+out.
 """
 
 import re
@@ -114,6 +118,7 @@ class Renderer:
                 return Dropped(f"the first exchange is longer than data.max_tokens ({limit})")
             messages = messages[: ends[fitting - 1]]
             rendered = self._render(messages, row.tools)
+        self._check_shown(rendered.text, messages, row.tools)
         if self._data.train_on_inputs:
             return _all_trained(rendered.ids)
         return self._trained(rendered, messages, row.tools)
@@ -128,7 +133,11 @@ class Renderer:
         rejected = self._answer(row.prompt, row.rejected, row.tools)
         if isinstance(chosen, Dropped):
             return chosen
-        return rejected if isinstance(rejected, Dropped) else (chosen, rejected)
+        if isinstance(rejected, Dropped):
+            return rejected
+        if chosen == rejected:
+            raise BadRow("rejected", "is the same as chosen, as the chat template shows them")
+        return chosen, rejected
 
     def labelled(self, row: Labelled) -> Tokens | Dropped:
         """The prompt with the answer, which alone is learned."""
@@ -156,6 +165,7 @@ class Renderer:
         limit = self._data.max_tokens
         if len(rendered.ids) > limit:
             return Dropped(f"prompt and answer are longer than data.max_tokens ({limit})")
+        self._check_shown(rendered.text, messages, tools)
         return self._trained(rendered, messages, tools, first=len(before))
 
     def _with_system(self, messages: tuple[Message, ...]) -> list[Message]:
@@ -192,6 +202,44 @@ class Renderer:
         except (TemplateError, TypeError) as error:  # TypeError: content of another type
             raise BadRow("messages", f"the chat template refuses them: {error}") from None
         return cast(str, text)
+
+    def _check_shown(self, text: str, messages: list[Message], tools: Tools) -> None:
+        """Raises `BadRow` where `text`, which is these messages, lacks something of them."""
+        if tools and self._text(messages, ()) == text:
+            raise BadRow("tools", f"the chat template shows no tools: {_WITH_TOOLS}")
+        for number, message in enumerate(messages, start=1):
+            role, content = message["role"], message["content"]
+            if role in ("system", "user") and not _stands_in(content, text):
+                what = f"message {number}, the {role}'s"
+                raise BadRow("messages", f"the chat template leaves out {what}")
+            if "tool_calls" in message:
+                bare = {"role": role, "content": content}
+                if self._is_same(text, messages, tools, number, bare):
+                    what = f"the calls of message {number}"
+                    raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
+            if role == "tool" and content:
+                other = {"role": role, "content": MARK}
+                if self._is_same(text, messages, tools, number, other):
+                    what = f"message {number}, a tool's answer"
+                    raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
+        thoughts = _thoughts(messages[-1]["content"])
+        if not _stands_in(thoughts, text):
+            raise BadRow(
+                "messages",
+                "the chat template leaves out the thoughts of the last turn: set data.template to "
+                "one that shows them, such as qwen3, or take them out of the row",
+            )
+
+    def _is_same(
+        self, text: str, messages: list[Message], tools: Tools, number: int, other: Message
+    ) -> bool:
+        """Whether the template shows `other` in place of message `number` as the same `text`."""
+        changed = list(messages)
+        changed[number - 1] = other
+        try:
+            return self._text(changed, tools) == text
+        except BadRow:  # so it reads what was changed
+            return False
 
     def _trained(
         self, rendered: _Rendered, messages: list[Message], tools: Tools, first: int = 0
@@ -301,6 +349,21 @@ class Renderer:
             if rendered.text[start:behind].strip():
                 break
         return end
+
+
+_WITH_TOOLS = "set data.template to one that shows them, such as " + ", ".join(
+    name for name, template in TEMPLATES.items() if template.tools
+)
+
+
+def _stands_in(content: str, text: str) -> bool:
+    """Whether `text` holds `content`; templates may trim white space, or set it anew."""
+    return content.strip() in text or "".join(content.split()) in "".join(text.split())
+
+
+def _thoughts(content: str) -> str:
+    before, end, _ = content.partition("</think>")
+    return before.rpartition("<think>")[2] if end else ""
 
 
 @cache

@@ -5,6 +5,7 @@ What is learned is compared with texts that have ⟦ and ⟧ around it, characte
 
 import json
 import pickle
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,44 @@ def test_what_a_template_cannot_show_is_the_rows_problem(
     with pytest.raises(BadRow, match=reason) as caught:
         renderer(tiny).conversation(Conversation(messages))
     assert caught.value.field == "messages"
+
+
+NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+NO_RESULTS = "{% for m in messages if m.role != 'tool' %}{{ m.content }}{{ m.tool_calls }}"
+NO_THOUGHTS = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}"
+LOOKS = assistant("Let me look.", tool_calls=call(drug="aspirin")["tool_calls"])
+LOOKED = (user("Dose?"), LOOKS, {"role": "tool", "content": "1 mg"}, assistant("One."))
+THINKS = assistant("<think>\nAn adult.\n</think>\n\nTwo.")
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "reason"),
+    [
+        (None, Conversation(LOOKED), "messages: .* leaves out the calls of message 2: set data.t"),
+        (None, Conversation(SINGLE, (TOOL,)), "tools: the chat template shows no tools: set data"),
+        (NO_SYSTEM, Conversation((system("Be brief."), *SINGLE)), "message 1, the system's"),
+        (NO_RESULTS, Conversation(LOOKED), "leaves out message 3, a tool's answer"),
+        (NO_THOUGHTS, Conversation((*SINGLE, user("?"), THINKS)), "the thoughts of the last turn"),
+        (
+            NO_THOUGHTS,
+            Preference((user("?"),), (THINKS,), (assistant("Two."),)),
+            "the thoughts of the last turn",
+        ),
+        (
+            STRIPS,
+            Preference((user("?"),), (assistant("<b>Two."),), (assistant("Two."),)),
+            "rejected: is the same as chosen, as the chat template shows them",
+        ),
+    ],
+)
+def test_nothing_is_left_out_in_silence(smollm: Any, template: Any, row: Any, reason: str) -> None:
+    tokenizer = copy(smollm)
+    if template:
+        loops = template.count("{% for") - template.count("{% endfor")
+        tokenizer.chat_template = template + "{% endfor %}" * loops
+    made = renderer(tokenizer)
+    with pytest.raises(BadRow, match=reason):
+        made.conversation(row) if isinstance(row, Conversation) else made.preference(row)
 
 
 def test_the_system_prompt_goes_where_there_is_none(tiny: Any) -> None:
