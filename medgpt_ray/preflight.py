@@ -31,6 +31,8 @@ from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.tracking.rundir import RunDirectory
 
 RESUME_MAY_CHANGE = (
+    "data.on_bad_row",
+    "data.max_bad_share",
     "output_dir",  # the run may have been moved
     "steps",
     "evaluation",
@@ -62,8 +64,9 @@ def check(config: RunConfig, resume: bool) -> None:
     problems = list(_output_directory(config, resume))
     facts, tokenizer, found = _model(config)
     problems += found
+    problems += _attention(config)
     if isinstance(config, SupervisedRun):
-        problems += _files(config)
+        problems += _files(config, tokenizer)
         problems += _training_options(config, tokenizer)
     else:
         problems += _data(config, tokenizer)
@@ -121,7 +124,8 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
         return
     now = leaves(config.model_dump(mode="json"))
     for key in dict.fromkeys([*now, *before]):
-        if now.get(key) != before.get(key) and key.split(".")[0] not in RESUME_MAY_CHANGE:
+        may = {key, key.split(".")[0]} & set(RESUME_MAY_CHANGE)
+        if now.get(key) != before.get(key) and not may:
             yield (
                 f"{key}: is {now.get(key)!r}, but the run in {run.path} began with "
                 f"{before.get(key)!r}: put that back, or choose another output_dir"
@@ -168,22 +172,41 @@ def _data(config: RlRun, tokenizer: Any) -> Iterator[str]:
             yield f"{path}: no such file (relative to {Path.cwd()})"
 
 
-def _files(config: SupervisedRun) -> Iterator[str]:
-    """The files are there, of known formats, and fit the stage; their rows are checked as they are
-    read."""
-    from medgpt_ray.data.opening import find_data
-    from medgpt_ray.data.rows import DataError
+def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
+    """The files are there, of known formats, and fit the stage, and so do the first rows; all
+    rows are checked as they are read."""
+    from medgpt_ray.data.opening import ROWS_CHECKED, bad_rows, find_data
+    from medgpt_ray.data.rows import PROBLEMS_SHOWN, DataError
 
     try:
-        find_data(config)
+        train = find_data(config).train
+        if (
+            tokenizer is None
+            or config.data.on_bad_row == "skip"
+            or _lacks_template(config, tokenizer)
+        ):
+            return
+        found = list(bad_rows(config, train, tokenizer))
     except DataError as error:
         yield from error.problems
+        return
+    except ValueError as error:  # a tokenizer that cannot be used
+        yield f"model.path: {error}"
+        return
+    yield from found[:PROBLEMS_SHOWN]
+    if len(found) > PROBLEMS_SHOWN:
+        yield f"... and {len(found) - PROBLEMS_SHOWN} more of the first {ROWS_CHECKED:,} rows"
+    if found:
+        yield "data.on_bad_row: skip leaves such rows out and writes them to a file"
+
+
+def _lacks_template(config: SupervisedRun, tokenizer: Any) -> bool:
+    named = config.data.template is not None
+    return config.stage != "pt" and not named and not tokenizer.chat_template
 
 
 def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
     from medgpt_ray.data import templates
-    from medgpt_ray.models.errors import ModelError
-    from medgpt_ray.models.load import attention
 
     if config.data.template is not None:
         try:
@@ -192,8 +215,14 @@ def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
                 templates.apply(tokenizer, config.data.template)
         except ValueError as error:
             yield f"data.template: {error}"
-    elif tokenizer is not None and config.stage != "pt" and not tokenizer.chat_template:
+    elif tokenizer is not None and _lacks_template(config, tokenizer):
         yield "data.template: the model's tokenizer has no chat template, name one such as chatml"
+
+
+def _attention(config: RunConfig) -> Iterator[str]:
+    from medgpt_ray.models.errors import ModelError
+    from medgpt_ray.models.load import attention
+
     try:
         attention(config.model)
     except ModelError as error:
@@ -307,7 +336,7 @@ def _too_many(planned: Plan, resource: str, available: float, place: str) -> Ite
         )
         yield (
             f"{resource}: the run needs {needed:g} {resource.upper()[:-1]}s ({shares}), {place} "
-            f"{available:g}: lower learner.workers, rollout.workers or their {resource}"
+            f"{available:g}: lower the workers of a role, or their {resource}"
         )
 
 

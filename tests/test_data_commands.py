@@ -110,7 +110,8 @@ def test_what_the_template_refuses_is_a_bad_row(
     path = write(tmp_path / "a.jsonl", {"messages": turns})
     assert validate(data(path), None, None) == 0
     assert validate(data(path), None, str(tiny_model)) == 1
-    assert f"{path}:1: messages: the chat template leaves out message 2" in capsys.readouterr().out
+    told = f"{path}:1: messages: the chat template leaves out the calls of message 2"
+    assert told in capsys.readouterr().out
 
 
 def test_a_conversion_is_counted_and_replaces_only_by_force(tmp_path: Path, capsys: Any) -> None:

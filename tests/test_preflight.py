@@ -142,17 +142,40 @@ def test_adapter_targets_that_the_model_lacks(make: Make, tiny_model: Path) -> N
     only(r"^model\.adaptation\.target_modules: 'Wqkv' names no", problems(make(model=model)))
 
 
-def test_flash_attention_without_a_gpu_is_named_once(tiny_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text('{"question": "Which dose?", "answer": "500 mg"}')
-    config = SftRun.model_validate(
+def sft(tiny: Path, folder: Path, **model: Any) -> SftRun:
+    return SftRun.model_validate(
         {
             "stage": "sft",
-            "output_dir": str(tmp_path / "run"),
-            "model": {"path": str(tiny_model), "attention": "flash_attention_2"},
-            "data": {"train": [{"path": str(tmp_path / "train.jsonl")}]},
+            "output_dir": str(folder / "run"),
+            "model": {"path": str(tiny), **model},
+            "data": {"train": [{"path": str(folder / "train.jsonl")}]},
         }
     )
-    only("^model.attention: flash_attention_2 needs a GPU", problems(config))
+
+
+def test_flash_attention_without_a_gpu_is_named_once(
+    make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    flash = {"attention": "flash_attention_2"}
+    for config in (
+        make(model={"path": str(tiny_model), **flash}),
+        sft(tiny_model, tmp_path, **flash),
+    ):
+        only("^model.attention: flash_attention_2 needs a GPU", problems(config))
+
+
+def test_bad_rows_keep_a_run_from_starting(tiny_model: Path, tmp_path: Path) -> None:
+    rows = ['{"question": "Which dose?", "answer": "500 mg"}', *['{"question": "Dose?"}'] * 22]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    config = sft(tiny_model, tmp_path)
+    found = problems(config)
+    assert found[0] == f"{tmp_path}/train.jsonl:2: answer: missing"
+    assert found[20:] == [
+        "... and 2 more of the first 5,000 rows",
+        "data.on_bad_row: skip leaves such rows out and writes them to a file",
+    ]
+    config.data.on_bad_row = "skip"
+    check(config, resume=False)
 
 
 def test_bfloat16_without_masters_is_refused(make: Make, tiny_model: Path) -> None:
@@ -174,7 +197,7 @@ def test_shared_memory_must_hold_two_buckets(make: Make) -> None:
 
 
 class TestOutputDirectory:
-    def begin(self, config: GrpoRun) -> None:
+    def begin(self, config: RunConfig) -> None:
         RunDirectory.create(config.output_dir, config, "stage: grpo\n", {})
 
     def test_a_run_is_not_overwritten(self, make: Make) -> None:
@@ -188,6 +211,17 @@ class TestOutputDirectory:
         self.begin(make())
         check(make(), resume=True)
         check(make(steps=9, tensorboard=False, deadlines={"learn": 5}), resume=True)
+
+    def test_a_run_resumes_without_the_rows_that_stopped_it(
+        self, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "train.jsonl").write_text('{"question": "Dose?", "answer": "500 mg"}')
+        config = sft(tiny_model, tmp_path)
+        self.begin(config)
+        config.data.on_bad_row, config.data.max_bad_share = "skip", 0.5
+        check(config, resume=True)
+        config.data.max_tokens = 7
+        only("^data.max_tokens: is 7, but the run", problems(config, resume=True))
 
     def test_a_different_run_does_not_resume(self, make: Make) -> None:
         self.begin(make())

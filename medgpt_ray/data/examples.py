@@ -6,7 +6,7 @@ whatever is wrong with it travels on as a row of the table, so that nothing is l
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
 from typing import Any
@@ -92,7 +92,7 @@ def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
     for record in read(work.segment):
         if work.share < 1 and not _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share):
             continue
-        made = _examples(record, work.format, recipe, renderer)
+        made = examples(record, work.format, recipe, renderer)
         common = {"work": number, "source": work.source, "place": record.place}
         rows += [one | common | {"rows": int(one is made[0])} for one in made]
         if len(rows) >= ROWS_PER_TABLE:
@@ -101,18 +101,20 @@ def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
     yield pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _examples(
+def examples(
     record: Record, format: str, recipe: Recipe, renderer: Renderer
 ) -> list[dict[str, Any]]:
+    """The rows of `SCHEMA` that are made of a record, without where it stands."""
     try:
         if isinstance(record.value, BadRow):
             raise record.value
         rows = for_stage(parse(record.value, format), recipe.stage)
         return [_row(row, recipe, renderer) for row in rows]
     except BadRow as bad:
-        known = not isinstance(record.value, BadRow)
-        # Parquet has dates and bytes too.
-        raw = json.dumps(record.value, ensure_ascii=False, default=str) if known else ""
+        if isinstance(record.value, BadRow):
+            raw = record.value.raw
+        else:  # Parquet has dates and bytes too
+            raw = json.dumps(record.value, ensure_ascii=False, default=str)
         return [_empty() | {"problem": str(bad), "raw": raw}]
 
 
@@ -140,8 +142,11 @@ def validation_rows(
 
 
 def held_out(row: Row, recipe: Recipe) -> bool:
-    """True for the seeded share of rows, told by their content: equal rows are on one side."""
+    """True for the seeded share of rows, told by their content: equal rows are on one side, and
+    so are the labelled answers to one prompt."""
     share = recipe.data.validation.share
+    if isinstance(row, Labelled):
+        row = replace(row, completion=(), desirable=True)
     return share > 0 and _drawn(f"{recipe.seed}/", share, content_hash(row))
 
 

@@ -28,9 +28,16 @@ Kind = Literal["json", "jsonl", "parquet", "txt", "hf"]
 
 MAX_ROW_BYTES = 8 * 2**20
 SEGMENT_BYTES = 4 * 2**20
-SUFFIXES: dict[str, Kind] = {".json": "json", ".jsonl": "jsonl", ".txt": "txt"}
+SUFFIXES: dict[str, Kind] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".txt": "txt",
+}
+OTHER_DATA = {".csv", ".tsv", ".xlsx", ".arrow", ".feather", ".xz", ".bz2", ".lz4", ".zip"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-KNOWN = ".json, .jsonl, .txt (each also with .gz or .zst) and .parquet"
+KNOWN = ".json, .jsonl (or .ndjson), .txt (each also with .gz or .zst) and .parquet"
+MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
 BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 256
 
@@ -81,11 +88,16 @@ class Record:
 def find(path: str) -> list[DataFile]:
     """The data files that `path` names, in the order of their names.
 
-    A directory is searched to its depth without hidden files; files of other kinds are skipped
-    there and in the matches of a glob, and an error where they are named.
+    A directory is searched to its depth without hidden files. Files that hold no data are skipped
+    there and in the matches of a glob, and an error where they are named; data that is not read,
+    such as .csv, is an error anywhere. A file that is there by several links is read once.
     """
+    if "://" in path:
+        hint = "download it, or name a data set of the hub as hf:NAME"
+        raise DataError([f"{path}: addresses are not read: {hint}"])
     if path.startswith("hf:"):
         return [_data_set(path)]
+    path = os.path.expanduser(path)
     with _faults(path):
         if Path(path).is_dir():
             files = _below(Path(path))
@@ -100,7 +112,10 @@ def find(path: str) -> list[DataFile]:
             raise FileNotFoundError(path)
     if not files:
         raise DataError([f"{path}: no data files there, expected {KNOWN}"])
-    return list(dict.fromkeys(files))
+    unique: dict[str, DataFile] = {}
+    for file in files:
+        unique.setdefault(os.path.realpath(file.path), file)
+    return list(unique.values())
 
 
 def _below(path: Path) -> list[DataFile]:
@@ -115,8 +130,15 @@ def _below(path: Path) -> list[DataFile]:
                 continue
             seen.add(here)
             names += [Path(folder, name) for name in found if not name.startswith(".")]
-    files = (data_file(str(name)) for name in sorted(names) if name.is_file())
-    return [file for file in files if file]
+    names = [name for name in sorted(names) if name.is_file()]
+    problems = [
+        f"{name}: is not read, expected {KNOWN}: convert it, or leave it out of {path}"
+        for name in names
+        if OTHER_DATA & {suffix.lower() for suffix in name.suffixes[-2:]}
+    ]
+    if problems:
+        raise DataError(problems)
+    return [file for name in names if (file := data_file(str(name)))]
 
 
 def _fail(error: OSError) -> None:
@@ -144,7 +166,7 @@ def segments(file: DataFile, bytes_per_segment: int = SEGMENT_BYTES) -> list[Seg
     """
     with _faults(file.path):
         if file.kind == "parquet":
-            cut = _row_groups(file)
+            cut = _row_groups(file, bytes_per_segment)
         elif file.kind == "hf":
             cut = _row_ranges(file, bytes_per_segment)
         elif file.kind == "json" or file.compression:
@@ -162,6 +184,9 @@ def _line_ranges(file: DataFile, bytes_per_segment: int) -> list[Segment]:
     first_line = line = 1
     with _open(file) as stream:
         for text, size in _lines(stream):
+            if file.kind == "jsonl" and not (cut or rows) and text.strip() in (b"[", b"{"):
+                hint = "write one object a line, or call a file that is one list .json"
+                raise DataError([f"{file.path}:{line}: JSON over several lines: {hint}"])
             end, line, rows = end + size, line + 1, rows + bool(text.strip())
             if end - start >= bytes_per_segment:
                 cut.append(Segment(file, start, end, first_line, rows))
@@ -170,14 +195,15 @@ def _line_ranges(file: DataFile, bytes_per_segment: int) -> list[Segment]:
     return [segment for segment in cut if segment.rows]
 
 
-def _row_groups(file: DataFile) -> list[Segment]:
+def _row_groups(file: DataFile, bytes_per_segment: int) -> list[Segment]:
     metadata = pq.read_metadata(file.path)
-    cut, first = [], 1
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        if rows:
-            cut.append(Segment(file, group, group + 1, first, rows))
-        first += rows
+    cut, start, first, rows, size = [], 0, 1, 0, 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        rows, size = rows + group.num_rows, size + group.total_byte_size
+        if rows and (size >= bytes_per_segment or number + 1 == metadata.num_row_groups):
+            cut.append(Segment(file, start, number + 1, first, rows))
+            start, first, rows, size = number + 1, first + rows, 0, 0
     return cut
 
 
@@ -217,6 +243,8 @@ def _values(segment: Segment) -> Iterator[tuple[int, dict[str, Any] | str | BadR
             try:
                 yield line, _value(data, file)
             except BadRow as bad:
+                if isinstance(data, bytes):
+                    bad.raw = data.decode("utf-8", "backslashreplace")
                 yield line, bad
 
 
@@ -286,15 +314,19 @@ def _open(file: DataFile) -> Iterator[BinaryIO]:
     else:
         raw = io.FileIO(file.path)
     with io.BufferedReader(raw, CHUNK_BYTES) as stream:
-        if stream.peek(2).startswith((b"\xff\xfe", b"\xfe\xff")):
+        start = stream.peek(4)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
             problem = f"{file.path}: is UTF-16, save it as UTF-8 without a byte order mark"
             raise DataError([problem])
+        if suffix := next((known for magic, known in MAGIC.items() if start.startswith(magic)), ""):
+            raise DataError([f"{file.path}: is a {suffix} file by its content, call it so"])
         yield stream
 
 
 def _parquet_rows(segment: Segment) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     with pq.ParquetFile(segment.file.path) as parquet:
-        batches = parquet.iter_batches(BATCH_ROWS, row_groups=[segment.start])
+        groups = range(segment.start, cast(int, segment.end))
+        batches = parquet.iter_batches(BATCH_ROWS, row_groups=groups)
         yield from _arrow_rows(batches, segment.first_line)
 
 

@@ -1,8 +1,11 @@
 """Everything that a run needs of its data before it starts: files, formats, validation rows."""
 
-from collections.abc import Iterator
+import math
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,15 +14,23 @@ from medgpt_ray.data.examples import (
     Example,
     Recipe,
     Work,
+    examples,
     render,
     renderer_of,
     validation_rows,
     value_of,
 )
-from medgpt_ray.data.render import Dropped
+from medgpt_ray.data.files import read
+from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import DataError, content_hash, near_hash
 from medgpt_ray.data.sources import SourceFiles, open_source
 from medgpt_ray.types import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROWS_CHECKED = 5_000
+"""Of each source, before anything starts: about a second."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,23 @@ def find_data(config: SupervisedRun) -> DataFiles:
     return DataFiles(train, found[-1] if own else None)
 
 
+def bad_rows(
+    config: SupervisedRun, train: Sequence[SourceFiles], tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[str]:
+    """`file:line: what` of the bad ones among the first `ROWS_CHECKED` rows of each source.
+
+    Raises a ValueError where the tokenizer cannot be used.
+    """
+    recipe = Recipe(config.stage, config.data, "", config.seed)
+    renderer = Renderer(tokenizer, config.data)
+    for source in train:
+        rows = ((r, format) for part, format in source.segments for r in read(part))
+        for record, format in islice(rows, ROWS_CHECKED):
+            for made in examples(record, format, recipe, renderer):
+                if made["problem"]:
+                    yield f"{record.place}: {made['problem']}"
+
+
 def open_data(config: SupervisedRun, files: DataFiles, tokenizer: str) -> OpenData:
     """What the workers get: the recipe, and the validation rows as examples."""
     recipe = Recipe(config.stage, config.data, tokenizer, config.seed)
@@ -88,22 +116,26 @@ def open_data(config: SupervisedRun, files: DataFiles, tokenizer: str) -> OpenDa
         near_validation=frozenset(near_hash(row) for row, _ in rows),
         validation=hashes if own else frozenset(),
     )
-    return OpenData(recipe, files.train, _examples(rows, recipe))
+    measured = min(len(rows), config.data.validation.max_rows)
+    drawn = sorted(random.Random(f"{config.seed}/validation").sample(range(len(rows)), measured))
+    return OpenData(recipe, files.train, _examples([rows[number] for number in drawn], recipe))
 
 
 def _validation(recipe: Recipe, files: DataFiles) -> list[tuple[Row, str]]:
-    """The first `max_rows` rows of the validation side, with their places."""
+    """Rows of the validation side with their places: all rows of a file of its own; of a share
+    about `max_rows`, from each source by its size and from anywhere in it."""
     validation = recipe.data.validation
-    own = files.validation
-    if own is None and not validation.share:
+    if files.validation is not None:
+        return list(validation_rows(_works(files.validation), recipe, everything=True))
+    if not validation.share:
         return []
-    works = [
-        Work(segment, format, 0, 0, 1.0)
-        for source in ([own] if own else files.train)
-        for segment, format in source.segments
-    ]
-    rows = validation_rows(works, recipe, everything=own is not None)
-    found = list(islice(rows, validation.max_rows))
+    found: list[tuple[Row, str]] = []
+    total = sum(source.rows for source in files.train)
+    for source in files.train:
+        works = _works(source)
+        random.Random(f"{recipe.seed}/validation").shuffle(works)
+        wanted = math.ceil(validation.max_rows * source.rows / total)
+        found += islice(validation_rows(works, recipe, everything=False), wanted)
     if not found:
         raise DataError(
             [f"data.validation.share: {validation.share:g} of the rows is none: raise it"]
@@ -111,9 +143,13 @@ def _validation(recipe: Recipe, files: DataFiles) -> list[tuple[Row, str]]:
     return found
 
 
+def _works(source: SourceFiles) -> list[Work]:
+    return [Work(segment, format, 0, 0, 1.0) for segment, format in source.segments]
+
+
 def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> list[Example]:
     renderer = renderer_of(recipe.tokenizer, recipe.data)
-    examples = []
+    made = []
     for row, place in rows:
         tokens = render(row, renderer)
         if isinstance(tokens, Dropped):
@@ -121,8 +157,8 @@ def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> list[Example]:
         sequences = [(np.array(one.ids, dtype=np.int32), np.array(one.trained)) for one in tokens]
         value, size = value_of(row), 2 if recipe.paired else 1
         number = float("nan") if value is None else value
-        examples += [
+        made += [
             Example(place, tuple(sequences[at : at + size]), number)
             for at in range(0, len(sequences), size)
         ]
-    return examples
+    return made

@@ -31,17 +31,18 @@ class Rejects:
                 row = {"place": place, "problem": problem, "row": raw}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def check(self, rejected: int, rows: int) -> None:
+    def check(self, rejected: int, rows: int, whole: bool) -> None:
         """Raise `DataError` when there are bad rows, or with `skip` more than the allowed share.
 
-        `rejected` of `rows` read so far were bad.
+        `rejected` of `rows` read so far were bad; `whole`: an epoch ends here.
         """
         listed = [f"{place}: {problem}" for place, problem in self.problems.items()]
         if listed and self.data.on_bad_row == "error":
             raise DataError(
                 [*listed, "data.on_bad_row: skip leaves such rows out and writes them to a file"]
             )
-        if rejected > self.data.max_bad_share * rows and rows >= ROWS_FOR_A_SHARE:
+        enough = whole or rows >= ROWS_FOR_A_SHARE
+        if enough and rejected > self.data.max_bad_share * rows:
             raise DataError(
                 [
                     f"{rejected} of {rows} rows are bad, more than data.max_bad_share "

@@ -38,6 +38,8 @@ class BadRow(Exception):
 
     def __init__(self, field: str, reason: str) -> None:
         self.field, self.reason = field, reason
+        self.raw = ""
+        """The text of a row that could not be read."""
         super().__init__(field, reason)
 
     def __str__(self) -> str:

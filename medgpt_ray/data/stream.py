@@ -155,7 +155,8 @@ class Stream:
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         recipe = self.recipe
-        data = recipe.data.model_dump_json(exclude={"cpus"})
+        # A run that met a bad row may go on by leaving it out: those before it were all good.
+        data = recipe.data.model_dump_json(exclude={"cpus", "on_bad_row", "max_bad_share"})
         digest.update(f"{recipe.stage} {recipe.seed} {data}".encode())
         digest.update(repr([source.segments for source in self.sources]).encode())
         return digest.hexdigest()
@@ -211,7 +212,10 @@ class Stream:
             yield self._checked(window)
 
     def _checked(self, window: Window) -> Window:
-        self.rejects.check(sum(c.rejected for c in self.counts), sum(c.rows for c in self.counts))
+        rejected, rows = (
+            sum(getattr(c, what) for c in self.counts) for what in ("rejected", "rows")
+        )
+        self.rejects.check(rejected, rows, whole=window.last)
         return window
 
     def _count(self, counts: Counts, row: dict[str, Any], examples: list[Example]) -> None:

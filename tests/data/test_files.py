@@ -51,7 +51,7 @@ def fault(path: str) -> str:
 
 def test_a_directory_is_searched_to_its_depth_and_only_for_data(tmp_path: Path) -> None:
     wanted = ["a.JSON", "b/c.jsonl.gz", "b/d/e.txt", "f.parquet", "g.v1.2.jsonl", "h.txt.zst"]
-    for name in [*wanted, "README.md", "b/load.py", ".cache/x.jsonl", "b/.y.txt", "z.csv.gz"]:
+    for name in [*wanted, "README.md", "b/load.py", ".cache/x.jsonl", "b/.y.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = find(str(tmp_path))
@@ -61,6 +61,13 @@ def test_a_directory_is_searched_to_its_depth_and_only_for_data(tmp_path: Path) 
     assert find(f"{tmp_path}/b*") == found[1:3]
     assert find(f"{tmp_path}/**/*.jsonl*") == [found[1], found[4]]
     assert find(f"{tmp_path}/f.parquet") == [found[3]]
+    for name in ("b/z.csv.gz", "y.jsonl.xz"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as caught:
+        find(str(tmp_path))
+    refused = [problem.partition(": is not read, expected")[0] for problem in caught.value.problems]
+    assert refused == [f"{tmp_path}/b/z.csv.gz", f"{tmp_path}/y.jsonl.xz"]
+    assert find(f"{tmp_path}/*.v1*") == [found[4]]
 
 
 def test_a_name_with_the_characters_of_a_glob_is_a_name_first(tmp_path: Path) -> None:
@@ -69,10 +76,12 @@ def test_a_name_with_the_characters_of_a_glob_is_a_name_first(tmp_path: Path) ->
 
 
 def test_what_is_no_data_is_an_error_that_lists_the_kinds(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").touch()
-    with pytest.raises(DataError, match=r"rows\.csv: unknown kind of file, expected \.json, "):
-        find(f"{tmp_path}/rows.csv")
-    for path in (tmp_path, f"{tmp_path}/*.csv", f"{tmp_path}/*.jsonl"):
+    (tmp_path / "rows.md").touch()
+    with pytest.raises(DataError, match=r"rows\.md: unknown kind of file, expected \.json, "):
+        find(f"{tmp_path}/rows.md")
+    with pytest.raises(DataError, match=r"^s3://ward/a\.jsonl: addresses are not read: download"):
+        find("s3://ward/a.jsonl")
+    for path in (tmp_path, f"{tmp_path}/*.md", f"{tmp_path}/*.jsonl"):
         with pytest.raises(DataError, match=r": no data files there, expected \.json, "):
             find(str(path))
     with pytest.raises(DataError, match="no such file"):
@@ -103,6 +112,7 @@ def test_a_linked_folder_is_read_once_and_a_ring_of_links_ends(tmp_path: Path) -
     found = [file.path for file in find(str(tmp_path / "near"))]
     assert len(found) == 2
     assert {Path(path).name for path in found} == {"a.jsonl", "b.jsonl"}
+    assert len(find(f"{tmp_path}/near/**/*.jsonl")) == 2
 
 
 def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
@@ -336,6 +346,10 @@ def test_other_unusable_files(tmp_path: Path) -> None:
     pretty = json.dumps({"rows": ROWS}, indent=1).encode()
     expected = "one JSON object over several lines, expected a list of objects"
     assert fault(write(tmp_path / "b.json", pretty)).endswith(expected)
+    told = fault(write(tmp_path / "c.jsonl", json.dumps(ROWS, indent=1).encode()))
+    assert "c.jsonl:1: JSON over several lines: write one object a line" in told
+    told = fault(write(tmp_path / "d.jsonl", gzip.compress(lines(*ROWS))))
+    assert told.endswith("is a .gz file by its content, call it so")
     assert "cannot be read" in fault(write(tmp_path / "a.parquet", b"PAR1 no more"))
     (file,) = find(path)
     Path(path).unlink()
@@ -350,10 +364,12 @@ def test_a_data_error_keeps_its_problems_between_processes() -> None:
     assert (bad.field, bad.reason) == ("messages[0]", "empty")
 
 
-def test_parquet_has_a_segment_a_row_group_and_numbers_its_rows(tmp_path: Path) -> None:
+def test_parquet_is_cut_between_row_groups_and_numbers_its_rows(tmp_path: Path) -> None:
     path = str(tmp_path / "rows.parquet")
     pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=4)
-    parts = segments(find(path)[0])
+    (whole,) = segments(find(path)[0])
+    assert [(row.line, row.value) for row in read(whole)] == list(enumerate(ROWS, start=1))
+    parts = segments(find(path)[0], 1)
     assert [(part.rows, part.first_line) for part in parts] == [(4, 1), (4, 5), (1, 9)]
     assert [(row.line, row.value) for row in read(parts[1])] == list(enumerate(ROWS[4:8], start=5))
     pq.write_table(pa.table({"a": pa.array([], pa.string())}), path)

@@ -151,12 +151,16 @@ def test_a_bad_row_is_an_error_that_names_it(tiny_model: Path, tmp_path: Path) -
 def test_bad_rows_are_skipped_counted_and_kept_aside(tiny_model: Path, tmp_path: Path) -> None:
     rows = [*texts("a", 3), '{"text": 3}', *texts("b", 3)]
     source = [{"path": write(tmp_path / "a.jsonl", rows)}]
-    stream = make_stream(tiny_model, tmp_path, source, on_bad_row="skip", epochs=2)
+    stream = make_stream(
+        tiny_model, tmp_path, source, on_bad_row="skip", max_bad_share=0.2, epochs=2
+    )
     assert Counter(flat(places(stream))) == {f"a.jsonl:{line}": 2 for line in (1, 2, 3, 5, 6, 7)}
     assert (stream.counts[0].rejected, stream.counts[0].rows) == (2, 14)
     (kept,) = map(json.loads, (tmp_path / "rejected.jsonl").read_text().splitlines())
     assert kept["place"].endswith("a.jsonl:4")
     assert kept["row"] == '{"text": 3}'
+    with pytest.raises(DataError, match=r"1 of 7 rows are bad, more than data\.max_bad_share"):
+        places(make_stream(tiny_model, tmp_path, source, on_bad_row="skip"))
     many = [*texts("a", 140), *['{"text": 3}'] * 10]
     source = [{"path": write(tmp_path / "many.jsonl", many)}]
     with pytest.raises(DataError, match=r"10 of 150 rows are bad, more than data.max_bad_share"):

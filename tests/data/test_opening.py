@@ -1,0 +1,87 @@
+"""What a run is told of its data before it starts: validation rows, and the rows that are bad."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medgpt_ray.config.supervised import SupervisedRun
+from medgpt_ray.data.examples import held_out
+from medgpt_ray.data.formats import as_labelled
+from medgpt_ray.data.opening import bad_rows, find_data, open_data
+from medgpt_ray.models.load import load_tokenizer
+from medgpt_ray.types import Preference
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def asked(name: str, count: int, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {"question": f"{name} {number}?", "answer": f"{number}."}
+        for number in range(start, start + count)
+    ]
+
+
+def config(tiny: Path, train: list[str], **data: Any) -> SupervisedRun:
+    return SupervisedRun.model_validate(
+        {
+            "stage": "sft",
+            "output_dir": "runs/x",
+            "model": {"path": str(tiny)},
+            "data": {"train": [{"path": path} for path in train], **data},
+        }
+    )
+
+
+def test_validation_rows_come_from_every_source_and_from_anywhere_in_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    ward = write(tmp_path / "ward.jsonl", asked("ward", 6_000))
+    home = write(tmp_path / "home.jsonl", asked("home", 2_000))
+    run = config(tiny_model, [ward, home], validation={"share": 0.1, "max_rows": 200})
+    measured = open_data(run, find_data(run), str(tiny_model)).validation
+    assert len(measured) == 200
+    lines = {
+        name: [int(e.place.rpartition(":")[2]) for e in measured if name in e.place]
+        for name in ("ward.jsonl", "home.jsonl")
+    }
+    assert 140 <= len(lines["ward.jsonl"]) <= 160
+    assert max(lines["ward.jsonl"]) > 4_000
+
+
+def test_a_validation_file_is_known_whole_and_measured_in_part(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    train = write(tmp_path / "train.jsonl", asked("ward", 20))
+    own = write(tmp_path / "own.jsonl", asked("home", 60))
+    run = config(tiny_model, [train], validation={"path": own, "max_rows": 10})
+    opened = open_data(run, find_data(run), str(tiny_model))
+    assert len(opened.validation) == 10
+    assert len(opened.recipe.validation) == 60
+
+
+def test_labelled_answers_to_one_prompt_are_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", asked("ward", 3))
+    run = config(tiny_model, [train], validation={"share": 0.3})
+    recipe = open_data(run, find_data(run), str(tiny_model)).recipe
+    sides = set()
+    for number in range(100):
+        pair = Preference(
+            ({"role": "user", "content": f"Question {number}?"},),
+            ({"role": "assistant", "content": "Yes."},),
+            ({"role": "assistant", "content": "No."},),
+        )
+        good, bad = (held_out(row, recipe) for row in as_labelled(pair))
+        assert good == bad
+        sides.add(good)
+    assert sides == {True, False}
+
+
+def test_bad_rows_are_known_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [*asked("ward", 2), {"question": "Bed?", "answer": ""}, *asked("ward", 2, start=2)]
+    train = write(tmp_path / "train.jsonl", [*rows, {"question": "Bed?"}])
+    run = config(tiny_model, [train])
+    found = list(bad_rows(run, find_data(run).train, load_tokenizer(str(tiny_model))))
+    assert found == [f"{train}:3: answer: empty, expected text", f"{train}:6: answer: missing"]
