@@ -116,7 +116,9 @@ def resume_plan(output_dir: Path, resume: bool) -> str:
     complete = Checkpoints(run.checkpoints).complete()
     broken = [path.name for step, path in by_step(run.checkpoints).items() if step not in complete]
     text = f"{output_dir} holds a run"
-    if complete:
+    if complete and run.model.is_dir():
+        text += f", finished at step {max(complete)}: --resume only does what `steps` adds to it."
+    elif complete:
         step = max(complete)
         text += f": --resume continues at step {step + 1}, from {complete[step]}."
     else:

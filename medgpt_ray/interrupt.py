@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: as an exception at the next instruction, or noted for a loop to see."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,6 +31,15 @@ def interruptible() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Around `ray.init`, which puts a handler in place that exits at once: ours comes back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

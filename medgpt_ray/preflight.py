@@ -29,6 +29,7 @@ from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.types import Prompt
 
 RESUME_MAY_CHANGE = (
     "data.on_bad_row",
@@ -44,6 +45,8 @@ RESUME_MAY_CHANGE = (
 )
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray gives to the entrypoint of a job."""
+JUDGE = "medgpt_ray.rewards.judge"
+"""Asks a server, so it is not tried."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -69,8 +72,9 @@ def check(config: RunConfig, resume: bool) -> None:
         problems += _files(config, tokenizer)
         problems += _training_options(config, tokenizer)
     else:
-        problems += _data(config, tokenizer)
-        problems += _rewards(config)
+        prompts, found = _prompts(config, tokenizer)
+        problems += found
+        problems += _rewards(config, prompts)
         problems += _environment(config)
         problems += _scorers(config)
     problems += _resources(config)
@@ -159,17 +163,20 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     return facts, tokenizer, problems
 
 
-def _data(config: RlRun, tokenizer: Any) -> Iterator[str]:
+def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
+    """Those of training and of the held-out file, and what is wrong with them."""
     from medgpt_ray.data.prompts import DataError, read_prompts
 
+    prompts, problems = [], []
     for path in filter(None, (config.data.train, config.data.heldout)):
         if tokenizer is not None:
             try:
-                read_prompts(path, tokenizer, config.data)
+                prompts += read_prompts(path, tokenizer, config.data)
             except DataError as error:
-                yield from error.problems
+                problems += error.problems
         elif not Path(path).is_file():  # without a tokenizer the rows themselves cannot be checked
-            yield f"{path}: no such file (relative to {Path.cwd()})"
+            problems.append(f"{path}: no such file (relative to {Path.cwd()})")
+    return prompts, problems
 
 
 def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
@@ -229,14 +236,25 @@ def _attention(config: RunConfig) -> Iterator[str]:
         yield str(error)
 
 
-def _rewards(config: RlRun) -> Iterator[str]:
+def _rewards(config: RlRun, prompts: Sequence[Prompt]) -> Iterator[str]:
+    """They can be imported and called; ours are tried on the first row, and say which of its
+    columns they lack. A function of the user's is not called before the run."""
     from medgpt_ray.rewards import RewardError, resolve
 
     for index, reward in enumerate(config.rewards):
+        where = f"rewards.{index}.function"
         try:
-            resolve(reward.function, reward.arguments)
+            function = resolve(reward.function, reward.arguments)
         except RewardError as error:
-            yield f"rewards.{index}.function: {error}"
+            yield f"{where}: {error}"
+            continue
+        module = reward.function.partition(":")[0]
+        if prompts and module.startswith("medgpt_ray.rewards.") and module != JUDGE:
+            first = prompts[0]
+            try:
+                function(first.messages[-1]["content"], "Yes.", first.row, **reward.arguments)
+            except ValueError as error:
+                yield f"{where}: {reward.function}: {first.id}: {error}"
 
 
 def _environment(config: RlRun) -> Iterator[str]:

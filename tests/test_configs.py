@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medgpt_ray.config.loader import Loaded, load
-from medgpt_ray.config.presets import FOLDER, presets
+from medgpt_ray.config.loader import SHIPPED, Loaded, load
+from medgpt_ray.config.presets import presets
 from medgpt_ray.config.stages import expand
 from medgpt_ray.config.supervised import SupervisedData
 
@@ -16,7 +16,7 @@ def test_there_are_configurations() -> None:
     assert {"grpo.yaml", "grpo_7b_lora.yaml"} <= {file.name for file in FILES}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(FOLDER).as_posix())
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SHIPPED).as_posix())
 def test_it_loads(file: Path) -> None:
     loaded = load(file)
     assert loaded.origins["stage"].startswith(f"{file}:")
@@ -31,9 +31,9 @@ def runs(file: Path) -> list[Loaded]:
     return [loaded]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(FOLDER).as_posix())
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SHIPPED).as_posix())
 def test_data_that_is_shipped_is_there(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(FOLDER.parent)
+    monkeypatch.chdir(SHIPPED.parent)
     for run in runs(file):
         data = run.config.data
         if isinstance(data, SupervisedData):
@@ -42,4 +42,14 @@ def test_data_that_is_shipped_is_there(file: Path, monkeypatch: pytest.MonkeyPat
             paths = [data.train, *([data.heldout] if data.heldout else [])]
         for path in paths:
             if path.startswith("configs/"):
-                assert (FOLDER.parent / path).is_file()
+                assert (SHIPPED.parent / path).is_file()
+
+
+def test_presets_find_their_data_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = load(SHIPPED / "tiny" / "grpo.yaml").config.data.train
+    assert train == str(SHIPPED / "tiny" / "prompts.jsonl")
+    (tmp_path / "mine.yaml").write_text((SHIPPED / "tiny" / "grpo.yaml").read_text())
+    assert load(Path("mine.yaml")).config.data.train == "configs/tiny/prompts.jsonl"

@@ -207,3 +207,5 @@ def test_what_resume_would_do(tmp_path: Path) -> None:
     assert "continues at step 11, from" in text
     assert "Not complete, and left alone: step_12" in text
     assert "Without --resume the run is refused" in resume_plan(tmp_path, resume=False)
+    (tmp_path / "model").mkdir()
+    assert "finished at step 10: --resume only does" in resume_plan(tmp_path, resume=True)

@@ -142,13 +142,21 @@ def test_adapter_targets_that_the_model_lacks(make: Make, tiny_model: Path) -> N
     only(r"^model\.adaptation\.target_modules: 'Wqkv' names no", problems(make(model=model)))
 
 
-def sft(tiny: Path, folder: Path, **model: Any) -> SftRun:
+def test_a_column_that_a_reward_of_ours_needs(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "Which dose?"}')
+    only(
+        r"^rewards\.0\.function: medgpt_ray\.rewards\.text:token_f1: train\.jsonl:1: column answer",
+        problems(make()),
+    )
+
+
+def sft(tiny: Path, folder: Path, model: Any = None, **data: Any) -> SftRun:
     return SftRun.model_validate(
         {
             "stage": "sft",
             "output_dir": str(folder / "run"),
-            "model": {"path": str(tiny), **model},
-            "data": {"train": [{"path": str(folder / "train.jsonl")}]},
+            "model": {"path": str(tiny), **(model or {})},
+            "data": {"train": [{"path": str(folder / "train.jsonl")}], **data},
         }
     )
 
@@ -159,7 +167,7 @@ def test_flash_attention_without_a_gpu_is_named_once(
     flash = {"attention": "flash_attention_2"}
     for config in (
         make(model={"path": str(tiny_model), **flash}),
-        sft(tiny_model, tmp_path, **flash),
+        sft(tiny_model, tmp_path, flash),
     ):
         only("^model.attention: flash_attention_2 needs a GPU", problems(config))
 
@@ -167,15 +175,13 @@ def test_flash_attention_without_a_gpu_is_named_once(
 def test_bad_rows_keep_a_run_from_starting(tiny_model: Path, tmp_path: Path) -> None:
     rows = ['{"question": "Which dose?", "answer": "500 mg"}', *['{"question": "Dose?"}'] * 22]
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
-    config = sft(tiny_model, tmp_path)
-    found = problems(config)
+    found = problems(sft(tiny_model, tmp_path))
     assert found[0] == f"{tmp_path}/train.jsonl:2: answer: missing"
     assert found[20:] == [
         "... and 2 more of the first 5,000 rows",
         "data.on_bad_row: skip leaves such rows out and writes them to a file",
     ]
-    config.data.on_bad_row = "skip"
-    check(config, resume=False)
+    check(sft(tiny_model, tmp_path, on_bad_row="skip"), resume=False)
 
 
 def test_bfloat16_without_masters_is_refused(make: Make, tiny_model: Path) -> None:
@@ -216,12 +222,11 @@ class TestOutputDirectory:
         self, tiny_model: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "train.jsonl").write_text('{"question": "Dose?", "answer": "500 mg"}')
-        config = sft(tiny_model, tmp_path)
-        self.begin(config)
-        config.data.on_bad_row, config.data.max_bad_share = "skip", 0.5
-        check(config, resume=True)
-        config.data.max_tokens = 7
-        only("^data.max_tokens: is 7, but the run", problems(config, resume=True))
+        self.begin(sft(tiny_model, tmp_path))
+        skipping = {"on_bad_row": "skip", "max_bad_share": 0.5}
+        check(sft(tiny_model, tmp_path, **skipping), resume=True)
+        found = problems(sft(tiny_model, tmp_path, max_tokens=7), resume=True)
+        only(r"^data\.max_tokens: is 7, but the run", found)
 
     def test_a_different_run_does_not_resume(self, make: Make) -> None:
         self.begin(make())

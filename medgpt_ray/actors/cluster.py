@@ -1,8 +1,6 @@
 """From a configuration to running actors: Ray, the placement group, every role ready to work."""
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from medgpt_ray.actors.reward_model import RewardModelPool, RewardModelWorker
 from medgpt_ray.actors.rollout import RolloutWorker
 from medgpt_ray.actors.wait import wait
 from medgpt_ray.config.schema import Cluster, Learner, PpoRun, RlRun
+from medgpt_ray.interrupt import own_sigterm
 from medgpt_ray.tracking.rundir import RunDirectory
 
 ROLES = {
@@ -67,7 +66,7 @@ def ray_cluster(config: Cluster) -> Iterator[None]:
         return
     address = config.in_use
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    with _own_sigterm():
+    with own_sigterm():
         if address:
             ray.init(address=address, **quiet)
         else:
@@ -79,15 +78,6 @@ def ray_cluster(config: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """`ray.init` puts a handler in place that exits at once, saving nothing: ours comes back."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

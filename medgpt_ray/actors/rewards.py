@@ -7,7 +7,9 @@ score by score: so the sample at fault is found, reported, and stepped over.
 
 import math
 import time
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -38,13 +40,20 @@ def _score(reward: Reward, items: list[Item], hold_seconds: float) -> Iterator[l
         try:
             score = float(function(prompt, completion, row, **reward.arguments))
         except Exception as error:  # noqa: BLE001  the user's code: reported by the caller
-            scores.append(f"{type(error).__name__}: {error}")
+            scores.append(f"{type(error).__name__}: {error}{_place(error)}")
         else:
             scores.append(score if math.isfinite(score) else f"returned {score}, not finite")
         if time.monotonic() - handed_over >= hold_seconds:
             yield scores
             scores, handed_over = [], time.monotonic()
     yield scores
+
+
+def _place(error: Exception) -> str:
+    """Where a function of the user's raised; ours say in words what they lack."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(frame.filename).is_relative_to(Path(__file__).parents[1])
+    return "" if ours else f" ({Path(frame.filename).name}:{frame.lineno})"
 
 
 class _Scores:

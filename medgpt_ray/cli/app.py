@@ -1,6 +1,7 @@
 """The program `medgpt` and what its commands share."""
 
 import errno
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _every_command() -> None:
+    # Asked to end, a command puts away what it has begun, as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 MaxTokens = Annotated[int, typer.Option(min=2, help="Of one sequence, as data.max_tokens.")]

@@ -2,7 +2,8 @@
 
 YAML 1.2 by ruamel: `1e-6` is a number, `no` is text, a duplicate key is an error. Values are not
 converted ("3" is no integer), so what the user wrote is what runs. Relative paths in the file are
-relative to the current directory; nothing is looked up here.
+relative to the current directory. Only those of a shipped file that are not there are the shipped
+ones.
 """
 
 import difflib
@@ -17,6 +18,9 @@ from pydantic import ValidationError
 from medgpt_ray.config import keys
 from medgpt_ray.config.document import COMMAND_LINE, Document
 from medgpt_ray.config.run import AnyConfig
+
+SHIPPED = Path(__file__).parents[2] / "configs"
+"""The presets and their data, in a checkout, where `pip install --editable` leaves them."""
 
 
 class ConfigError(ValueError):
@@ -52,6 +56,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
             document.problems
             or [f"{path}: expected `key: value` lines, found {found} (see `medgpt presets`)"]
         )
+    if path.resolve().is_relative_to(SHIPPED):
+        document.values = _found(document.values)
     malformed = _apply(overrides, document)
     config: AnyConfig | None = None
     try:
@@ -63,6 +69,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     if problems or config is None:
         raise ConfigError(problems)
     return Loaded(config, source, document.origins)
+
+
+def _found(value: Any) -> Any:
+    """Values of a shipped file; what they name under configs/ is found from any directory."""
+    if isinstance(value, dict):
+        return {key: _found(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_found(item) for item in value]
+    if isinstance(value, str) and value.startswith("configs/") and not Path(value).exists():
+        return str(SHIPPED.parent / value)
+    return value
 
 
 def _read(path: Path) -> str:

@@ -4,10 +4,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgpt_ray.config.loader import ConfigError
-
-FOLDER = Path(__file__).parents[2] / "configs"
-"""In a checkout, where `pip install --editable` leaves it."""
+from medgpt_ray.config.loader import SHIPPED, ConfigError
 
 
 @dataclass(frozen=True)
@@ -21,9 +18,9 @@ class Preset:
 def presets() -> list[Preset]:
     """All shipped configurations, by name."""
     return [
-        Preset(path.relative_to(FOLDER).with_suffix("").as_posix(), path, _first_comment(path))
-        for path in sorted(FOLDER.rglob("*.yaml"))
-        if path.parent != FOLDER / "eval"  # tasks of `medgpt eval`
+        Preset(path.relative_to(SHIPPED).with_suffix("").as_posix(), path, _first_comment(path))
+        for path in sorted(SHIPPED.rglob("*.yaml"))
+        if path.parent != SHIPPED / "eval"  # tasks of `medgpt eval`
     ]
 
 

@@ -7,12 +7,11 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from medgpt_ray.config.document import Document
-from medgpt_ray.config.loader import ConfigError
-from medgpt_ray.config.presets import FOLDER
+from medgpt_ray.config.loader import SHIPPED, ConfigError
 from medgpt_ray.config.schema import Positive, Section
 from medgpt_ray.evaluation.questions import placeholders
 
-TASKS = FOLDER / "eval"
+TASKS = SHIPPED / "eval"
 DEFAULT = ("medical_en", "medical_zh", "medical_open")
 
 

@@ -31,7 +31,7 @@ def save_model(
     if not write:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    _save(weights, directory / "model.safetensors")
     network = base_network(policy.network)
     config = copy.deepcopy(network.config)
     config.dtype = dtype
@@ -65,12 +65,20 @@ def save_adapter(
         return
     directory.mkdir(parents=True, exist_ok=True)
     named = get_peft_model_state_dict(policy.network, weights, save_embedding_layers=False)
-    save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    _save(named, directory / "adapter_model.safetensors")
     config = copy.deepcopy(policy.network.peft_config["default"])
     config.inference_mode = True
     config.base_model_name_or_path = str(resolve_model(model.path))
     config.save_pretrained(directory)
     _tokenizer(policy, model, tokenizer).save_pretrained(directory)
+
+
+def _save(weights: dict[str, torch.Tensor], file: Path) -> None:
+    """As `save_file`, but whoever may read other new files may read this one too."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(weights, file, metadata={"format": "pt"})
+    file.chmod(mode)
 
 
 def _tokenizer(policy: Any, model: schema.Model, tokenizer: Any) -> Any:

@@ -25,6 +25,7 @@ def is_name(text: str) -> bool:
 def fetch(name: str) -> Path:
     """The directory of a model of the hub. Raises `ModelError`."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     model, _, revision = name.partition("@")
     try:
@@ -35,6 +36,9 @@ def fetch(name: str) -> Path:
         )
     except (OSError, ValueError) as error:  # all of the hub's errors are one of these
         why = str(error).strip().splitlines()[0]
+        if HF_HUB_OFFLINE:
+            why = "HF_HUB_OFFLINE is set, and the cache does not hold it"
         raise ModelError(
-            f"{name}: no such model directory, and not to be had from the Hugging Face hub: {why}"
+            f"{name}: no such model directory (relative to {Path.cwd()}), and not to be had from "
+            f"the Hugging Face hub: {why}"
         ) from None

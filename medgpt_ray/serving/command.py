@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt_ray.interrupt import own_sigterm
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.preflight import PreflightError
@@ -76,7 +76,6 @@ def serve(
             ]
         )
     _free(host, port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _ray(settings, address), _started(settings, host, port):
         _deploy(settings, found)
         record = _record(port)
@@ -192,17 +191,13 @@ def _ray(settings: Settings, address: str | None) -> Iterator[None]:
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        # CPUs are only counted: an update needs the room of every replica twice.
-        cpus = 2 * settings.cpus * settings.max_replicas + 2
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            **quiet,
-        )
+    with own_sigterm():
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            # CPUs are only counted: an update needs the room of every replica twice.
+            cpus = 2 * settings.cpus * settings.max_replicas + 2
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:
         yield
     finally:

@@ -8,6 +8,9 @@ from typing import Any
 from medgpt_ray.tracking.curves import Chart
 from medgpt_ray.tracking.metrics import Record
 
+NOTHING_YET = "None: no step has ended yet."
+"""In place of a page's `quiet`."""
+
 
 @dataclass(frozen=True)
 class Alarm:

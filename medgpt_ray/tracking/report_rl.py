@@ -13,7 +13,7 @@ from medgpt_ray.tracking.alarms import NOT_FINITE, Alarms
 from medgpt_ray.tracking.curves import Chart, Line, chart, line
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.metrics import Record
-from medgpt_ray.tracking.page import Alarm, Page, not_finite
+from medgpt_ray.tracking.page import NOTHING_YET, Alarm, Page, not_finite
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.tracking.samples import last_user_message, read_failures, read_samples
 from medgpt_ray.tracking.statistics import Interval, bootstrap_interval, paired_bootstrap
@@ -81,7 +81,9 @@ def page(rundir: RunDirectory, config: RlRun, records: Sequence[Record]) -> Page
         facts={},
         charts=_charts(training, heldout),
         alarms=_alarms(rundir, records),
-        quiet="None: every sample has a score, every number is finite, and learning looks sound.",
+        quiet="None: every sample has a score, every number is finite, and learning looks sound."
+        if training
+        else NOTHING_YET,
         values={
             "steps_done": int(max((record["step"] for record in training), default=0)),
             "trained_s": sum(record.get("time/step", 0.0) for record in training),

@@ -11,7 +11,7 @@ from medgpt_ray.tracking.curves import Chart, Line, chart, line, thinned
 from medgpt_ray.tracking.format import duration, number, percent
 from medgpt_ray.tracking.measures import STAGES, Measure, Stage
 from medgpt_ray.tracking.metrics import Record
-from medgpt_ray.tracking.page import Alarm, Page, not_finite
+from medgpt_ray.tracking.page import NOTHING_YET, Alarm, Page, not_finite
 from medgpt_ray.tracking.rundir import RunDirectory
 
 _VALIDATION = "validation/"
@@ -79,7 +79,9 @@ def page(rundir: RunDirectory, config: SupervisedRun, records: Sequence[Record])
         facts=_facts(stage, config),
         charts=_charts(stage, training, validation),
         alarms=[*not_finite(records), *_raised(training), *_worse(rows), *_left_out(now)],
-        quiet="None: all numbers are finite, no loss has risen, few rows were left out.",
+        quiet="None: all numbers are finite, no loss has risen, few rows were left out."
+        if training
+        else NOTHING_YET,
         values={
             "now": now,
             "trained_s": sum(record.get("time/step", 0.0) for record in training),

@@ -16,7 +16,7 @@ def test_presets_have_a_name_and_say_what_they_do() -> None:
 
 def test_a_file_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert presets.locate("tiny/grpo") == presets.FOLDER / "tiny" / "grpo.yaml"
+    assert presets.locate("tiny/grpo") == presets.SHIPPED / "tiny" / "grpo.yaml"
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "grpo").write_text("")
     assert presets.locate("tiny/grpo") == Path("tiny/grpo")

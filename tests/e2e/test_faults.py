@@ -73,7 +73,7 @@ def test_rewards_that_fail_cost_their_samples_only(
     samples = read_samples(tmp_path / "run" / "samples" / "step_1.parquet")
     failed = {s.prompt.row["answer"]: s.failure.error for s in samples if s.failure}
     assert set(failed) == {"raise", "nan", "hang", "die"}
-    assert "KeyError" in failed["raise"]
+    assert re.search(r"KeyError.* \(tiny_rewards\.py:\d+\)$", failed["raise"])
     assert "finite" in failed["nan"]
     assert "within 1 s" in failed["hang"]
     assert "died" in failed["die"]

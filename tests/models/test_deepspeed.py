@@ -12,12 +12,12 @@ import torch
 from pydantic import ValidationError
 from ranks import exported_weights, make_batch, run_ranks, step, weighted
 
-from medgpt_ray.config.presets import FOLDER
+from medgpt_ray.config.loader import SHIPPED
 from medgpt_ray.config.schema import Learner, LoRA, Model
 from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models.deepspeed import DeepSpeedError, deepspeed_config
 
-FILES = sorted((FOLDER / "deepspeed").glob("*.json"))
+FILES = sorted((SHIPPED / "deepspeed").glob("*.json"))
 FLOAT = Model(path="somewhere", dtype="float32")
 
 

@@ -61,7 +61,7 @@ def test_a_run_without_anything_says_so(rundir: RunDirectory) -> None:
     assert "0 of 20 steps" in words
     assert "This run has no held-out evaluation." in words
     assert "No steps are recorded yet." in words
-    assert "None: every sample has a score" in words
+    assert "None: no step has ended yet." in words
 
 
 @pytest.mark.parametrize("steps", [1, 3])
