@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from medgpt_ray.config.schema import QLoRA
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.export import open_to_others
 from medgpt_ray.models.load import generation_config, resolve_model, turn_ends
 from medgpt_ray.models.measure import SPEED_TOKENS, perplexity, size_bytes, tokens_per_second
 from medgpt_ray.models.merge import (
@@ -141,6 +142,7 @@ def _convert(source: Source, whole: Path, final: Path, dtype: str, bits: int | N
         network.generation_config = generation_config(whole)
         network.generation_config.eos_token_id = turn_ends(tokenizer, network.generation_config)
     network.save_pretrained(final)  # before any forward pass, which repacks 4-bit weights on CPU
+    open_to_others(final)
     tokenizer.save_pretrained(final)
     again = _open(source, final)
     compare(logits(network), logits(again), f"{source.path}: what was written")

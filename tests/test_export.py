@@ -43,6 +43,7 @@ def test_a_lora_run_becomes_one_model(
     assert "HbA1c" in AutoTokenizer.from_pretrained(target).get_vocab()
     assert {file.suffix for file in target.iterdir()} <= {".json", ".jinja", ".md", ".safetensors"}
     assert not (target / "adapter_config.json").exists()
+    assert len({file.stat().st_mode for file in target.iterdir()}) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["ward"]  # nothing is left of the making
 
 

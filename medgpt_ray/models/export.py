@@ -1,6 +1,7 @@
 """A trained model as an HF directory: safetensors, configuration, tokenizer, adapters merged."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def save_model(
     if not write:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    _save(weights, directory / "model.safetensors")
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     network = base_network(policy.network)
     config = copy.deepcopy(network.config)
     config.dtype = dtype
@@ -39,6 +40,7 @@ def save_model(
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are written whole
     config.save_pretrained(directory)
+    open_to_others(directory)
     tokenizer = _tokenizer(policy, model, tokenizer)
     tokenizer.save_pretrained(directory)
     if network.can_generate():
@@ -65,20 +67,20 @@ def save_adapter(
         return
     directory.mkdir(parents=True, exist_ok=True)
     named = get_peft_model_state_dict(policy.network, weights, save_embedding_layers=False)
-    _save(named, directory / "adapter_model.safetensors")
+    save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy.deepcopy(policy.network.peft_config["default"])
     config.inference_mode = True
     config.base_model_name_or_path = str(resolve_model(model.path))
     config.save_pretrained(directory)
+    open_to_others(directory)
     _tokenizer(policy, model, tokenizer).save_pretrained(directory)
 
 
-def _save(weights: dict[str, torch.Tensor], file: Path) -> None:
-    """As `save_file`, but whoever may read other new files may read this one too."""
-    file.touch()
-    mode = file.stat().st_mode
-    save_file(weights, file, metadata={"format": "pt"})
-    file.chmod(mode)
+def open_to_others(directory: Path) -> None:
+    """Safetensors writes files that nobody else may read: they get the rights of the others."""
+    other = next(directory.glob("*config.json"))
+    for file in directory.glob("*.safetensors"):
+        shutil.copymode(other, file)
 
 
 def _tokenizer(policy: Any, model: schema.Model, tokenizer: Any) -> Any:

@@ -1,7 +1,6 @@
 """One real `medgpt serve` for the module's tests, with models that differ in what they say."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -117,9 +116,11 @@ def server(models: Models, tmp_path_factory: pytest.TempPathFactory):
             time.sleep(0.2)
         yield found
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+    assert process.returncode == 0, found.log.read_text()
+    assert "stopping" in found.log.read_text()
