@@ -54,8 +54,9 @@ def validate(data: SupervisedData, stage: str | None, model: str | None) -> int:
         fates[outcome.fate] += 1
         return outcome.length
 
-    paths = [source.path for source in data.train]
-    report = check.validate(paths, stage, data.train[0].format, length if tokeniser else None)
+    paths, first = [source.path for source in data.train], data.train[0]
+    lengths = length if tokeniser else None
+    report = check.validate(paths, stage, first.format, lengths, first.columns)
     console = _console()
     for file in report.files:
         for problem in file.problems:
@@ -136,8 +137,8 @@ def convert(data: SupervisedData, to: str, output: str, force: bool) -> None:
     """Write the rows in another format. Raises `DataError`, and then nothing is written."""
     if Path(output).exists() and not force:
         raise DataError([f"{output}: is there already, replace it with --force"])
-    paths = [source.path for source in data.train]
-    rows = converter.convert(paths, output, to, data.train[0].format)
+    paths, first = [source.path for source in data.train], data.train[0]
+    rows = converter.convert(paths, output, to, first.format, first.columns)
     _console().print(f"{rows:,} rows written to {output}, format {to}")
 
 

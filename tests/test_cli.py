@@ -169,12 +169,18 @@ def test_data_validate_tells_by_its_status(rows: Path, tmp_path: Path) -> None:
     status, output, errors = medgpt("data", "validate", rows, "--stage", "sft")
     assert (status, errors) == (0, "")
     assert output.splitlines()[1].split() == [str(rows), "qa", "1", "0", "0", "0", "17"]
-    rows.write_text(rows.read_text() + '{"question": "Why?", "answer": 5}\n')
+    rows.write_text(rows.read_text() + '{"question": "Why?", "answer": true}\n')
     status, output, errors = medgpt("data", "validate", rows)
     assert (status, errors) == (1, "")
-    assert output.startswith(f"{rows}:2: answer: is a number, expected a string\n")
+    assert output.startswith(f"{rows}:2: answer: is a boolean, expected a string\n")
     assert medgpt("data", "validate", rows, tmp_path / "none.jsonl")[0] == 2
     assert medgpt("data", "validate", rows, "--format", "alpaca")[0] == 1
+    rows.write_text('{"Q": "Which dose?", "A": "500 mg"}\n')
+    assert medgpt("data", "validate", rows, "--columns", "question=Q,answer=A")[0] == 0
+    status, _, errors = medgpt("data", "validate", rows, "--columns", "qestion=Q")
+    assert status == 2
+    assert errors.startswith("--columns: 'qestion' is none of text, ")
+    assert "question has no name" in medgpt("data", "validate", rows, "--columns", "question")[2]
 
 
 def test_data_convert_writes_all_or_nothing(rows: Path, tmp_path: Path) -> None:

@@ -72,6 +72,29 @@ def test_good_rows_and_unreadable_files_have_a_status_of_their_own(
     assert validate(data(write(tmp_path / "odd.jsonl", {"body": 1})), None, None) == 1
 
 
+def test_columns_of_other_names_are_read(tiny_model: Path, tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path / "a.jsonl", {"Question": "Dose?", "Response": "5 mg."})
+    columns = {"question": "Question", "answer": "Response"}
+    named = SupervisedData.model_validate({"train": [{"path": path, "columns": columns}]})
+    assert validate(named, "sft", None) == 0
+    preview(named, "sft", str(tiny_model), 1)
+    stats(named, "sft", str(tiny_model))
+    convert(named, "qa", f"{tmp_path}/b.jsonl", False)
+    assert json.loads((tmp_path / "b.jsonl").read_text()) == qa("Dose?")
+    wrong = {"train": [{"path": path, "columns": {"question": "Frage"}}]}
+    assert validate(SupervisedData.model_validate(wrong), "sft", None) == 2
+    assert "columns.question: no row has the column 'Frage'" in capsys.readouterr().out
+
+
+def test_the_stage_decides_between_formats(tmp_path: Path, capsys: Any) -> None:
+    rows = {"instruction": "Dose?", "output": "5 mg.", "text": "Dose? 5 mg."}
+    path = write(tmp_path / "a.jsonl", rows)
+    assert validate(data(path), "sft", None) == 0
+    assert validate(data(path), "pt", None) == 0
+    assert validate(data(path), None, None) == 1
+    assert "could be alpaca or text: name its format or the stage" in capsys.readouterr().out
+
+
 def test_what_is_beyond_the_listed_is_counted(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

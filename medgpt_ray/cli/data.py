@@ -1,5 +1,6 @@
 """`medgpt data`: training data checked, converted, shown and counted."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,11 @@ Paths = Annotated[
 
 
 FormatOption = Annotated[str, typer.Option("--format", help="Format of the rows.")]
+
+
+ColumnsOption = Annotated[
+    str, typer.Option(help="Other names of columns, such as question=Question,answer=Response.")
+]
 
 
 StageOption = Annotated[
@@ -45,6 +51,7 @@ def validate(
     paths: Paths,
     stage: StageOption = None,
     format: FormatOption = "auto",
+    columns: ColumnsOption = "",
     model: Annotated[str | None, typer.Option(help="Model directory: count tokens too.")] = None,
     template: TemplateOption = None,
     max_tokens: MaxTokens = 1024,
@@ -53,7 +60,7 @@ def validate(
 
     Exit status 1 where a row is bad, 2 where something cannot be read.
     """
-    section = _data_section(paths, stage, format, template=template, max_tokens=max_tokens)
+    section = _data_section(paths, stage, format, columns, template=template, max_tokens=max_tokens)
     from medgpt_ray import data_commands
 
     with refusals():
@@ -67,6 +74,7 @@ def convert(
     to: Annotated[str, typer.Option(help="Format to write.")],
     output: Annotated[str, typer.Option(help="A .jsonl, .json or .parquet file.")],
     format: FormatOption = "auto",
+    columns: ColumnsOption = "",
     force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT.")] = False,
 ) -> None:
     """Write rows in another format.
@@ -74,7 +82,7 @@ def convert(
     Where a row cannot be expressed, all such are named, nothing is written, and the exit status
     is 1.
     """
-    section = _data_section(paths, None, format)
+    section = _data_section(paths, None, format, columns)
     from medgpt_ray import data_commands
     from medgpt_ray.data.formats import FORMATS
 
@@ -89,6 +97,7 @@ def preview(
     model: ModelOption,
     stage: StageOption = None,
     format: FormatOption = "auto",
+    columns: ColumnsOption = "",
     template: TemplateOption = None,
     rows: Annotated[int, typer.Option(min=1, help="So many of each file.")] = 3,
     max_tokens: MaxTokens = 1024,
@@ -100,6 +109,7 @@ def preview(
         paths,
         stage,
         format,
+        columns,
         template=template,
         max_tokens=max_tokens,
         train_on_inputs=train_on_inputs,
@@ -117,6 +127,7 @@ def stats(
     model: ModelOption,
     stage: StageOption = None,
     format: FormatOption = "auto",
+    columns: ColumnsOption = "",
     template: TemplateOption = None,
     max_tokens: MaxTokens = 1024,
     train_on_inputs: Inputs = False,
@@ -127,6 +138,7 @@ def stats(
         paths,
         stage,
         format,
+        columns,
         template=template,
         max_tokens=max_tokens,
         train_on_inputs=train_on_inputs,
@@ -138,12 +150,22 @@ def stats(
         data_commands.stats(section, stage, model)
 
 
-def _data_section(paths: list[str], stage: str | None, format: str, **options: Any) -> Any:
+def _data_section(
+    paths: list[str], stage: str | None, format: str, columns: str, **options: Any
+) -> Any:
     """What a configuration file would say of the same data."""
-    from medgpt_ray.config.supervised import Source, SupervisedData
+    from medgpt_ray.config.supervised import COLUMNS, Source, SupervisedData
     from medgpt_ray.data.formats import FORMATS, KINDS
 
     known(format, ["auto", *FORMATS], "--format")
     if stage is not None:
         known(stage, KINDS, "--stage")
-    return SupervisedData(train=[Source(path=path, format=format) for path in paths], **options)
+    pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
+    for name, _, column in pairs:
+        known(name, COLUMNS, "--columns")
+        if not column:
+            print(f"--columns: {name} has no name in the file: {name}=NAME", file=sys.stderr)
+            raise typer.Exit(2)
+    names = {name: column for name, _, column in pairs}
+    train = [Source(path=path, format=format, columns=names) for path in paths]
+    return SupervisedData(train=train, **options)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from medgpt_ray.config.schema import Checkpoint, Cluster, Learner, Model, QLoRA
 from medgpt_ray.config.section import (
@@ -32,6 +32,37 @@ Format = Literal[
 ]
 
 
+COLUMNS = (
+    "text",
+    "conversations",
+    "messages",
+    "system",
+    "history",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "prompt",
+    "completion",
+    "question",
+    "answer",
+    "chosen",
+    "rejected",
+    "margin",
+    "label",
+)
+"""What formats call their columns, a name each."""
+
+
+def _known_columns(columns: dict[str, str]) -> dict[str, str]:
+    if unknown := [name for name in columns if name not in COLUMNS]:
+        raise ValueError(f"{', '.join(unknown)}: none of the columns {', '.join(COLUMNS)}")
+    return columns
+
+
+Columns = Annotated[dict[str, str], AfterValidator(_known_columns)]
+
+
 class Source(Section):
     """One data set of a mixture."""
 
@@ -39,7 +70,9 @@ class Source(Section):
     """File, directory, glob, or `hf:NAME` or `hf:NAME:SPLIT` for a Hugging Face data set. JSON,
     JSONL, Parquet and txt, the first two and txt also as .gz and .zst."""
     format: Format = "auto"
-    """auto: found out from the first row of each file."""
+    """auto: found out from the first row of each file, and the stage."""
+    columns: Columns = Field(default={})
+    """Names of columns where they are others than those of the formats: `question: Question`."""
     weight: PositiveFloat = 1.0
     """Times that an epoch holds each row: 2 repeats all rows, 0.5 draws another half each epoch."""
 
@@ -51,6 +84,8 @@ class Validation(Section):
     """Share of the training rows held out, by a seeded hash of their content."""
     path: str | None = None
     """Rows of their own, in place of a share; rows that are trained on as well are refused."""
+    columns: Columns = Field(default={})
+    """As `columns` of `train`, for the rows of `path`."""
     max_rows: Positive = 500
     every_steps: NonNegative = 0
     """0: only before the first and after the last step."""
@@ -61,6 +96,8 @@ class Validation(Section):
     def _one_of_them(self) -> Self:
         if self.share and self.path:
             raise ValueError("share and path are two ways to the same: keep one")
+        if self.columns and not self.path:
+            raise ValueError("columns are those of path: set it")
         if self.patience and not (self.share or self.path):
             raise ValueError("patience needs validation rows: set share or path")
         return self

@@ -1,11 +1,11 @@
 """What is in data files and what is wrong with them: rows, duplicates, lengths."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medgpt_ray.data.files import DataFile, find, read, segments
-from medgpt_ray.data.formats import FORMATS, check_stage, detect_file, for_stage, parse
+from medgpt_ray.data.formats import FORMATS, check_stage, for_stage, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash, texts
 from medgpt_ray.types import Row
 
@@ -68,6 +68,7 @@ def validate(
     stage: str | None,
     format: str = "auto",
     lengths: Callable[[Row], int] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Report:
     """Read every row of `paths` as `stage` would (None: whatever each file holds).
 
@@ -85,7 +86,7 @@ def validate(
             found = FileReport(file.path)
             report.files.append(found)
             try:
-                _check_file(file, stage, format, lengths, report, seen)
+                _check_file(file, stage, format, columns or {}, lengths, report, seen)
             except DataError as error:
                 found.problems += error.problems
     return report
@@ -95,13 +96,15 @@ def _check_file(
     file: DataFile,
     stage: str | None,
     format: str,
+    columns: Mapping[str, str],
     lengths: Callable[[Row], int] | None,
     report: Report,
     seen: "_Seen",
 ) -> None:
     found = report.files[-1]
     parts = segments(file)
-    found.format = detect_file(parts) if format == "auto" else format
+    reading = reading_of(parts, format, columns, stage)
+    found.format = reading.format
     if stage is not None:
         try:
             check_stage(FORMATS[found.format].kind, stage)
@@ -110,7 +113,7 @@ def _check_file(
     for segment in parts:
         for record in read(segment):
             try:
-                row = parse(record.value, found.format)
+                row = parse(record.value, reading)
                 if lengths is not None:
                     examples = [row] if stage is None else for_stage(row, stage)
                     report.lengths.update(lengths(example) for example in examples)

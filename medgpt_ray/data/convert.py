@@ -3,7 +3,7 @@ gets lost: a row that the target cannot express is an error, and then no file is
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from medgpt_ray.data.check import PROBLEMS_KEPT
 from medgpt_ray.data.files import BATCH_ROWS, DataFile, data_file, find, read, segments
-from medgpt_ray.data.formats import FORMATS, WORDS, as_labelled, detect_file, parse
+from medgpt_ray.data.formats import FORMATS, WORDS, as_labelled, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -55,7 +55,13 @@ _ANSWERS = {"preference_conversations": _SHAREGPT, "preference_alpaca": pa.strin
 """Types of the two answers where they are not messages."""
 
 
-def convert(paths: Sequence[str], output: str, to: str, format: str = "auto") -> int:
+def convert(
+    paths: Sequence[str],
+    output: str,
+    to: str,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+) -> int:
     """Write the rows of `paths` to `output` in the format `to`; returns how many were written.
 
     Raises `DataError` with every row that cannot be read or expressed. `output` is replaced whole
@@ -78,7 +84,7 @@ def convert(paths: Sequence[str], output: str, to: str, format: str = "auto") ->
         raise DataError([f"{output}: cannot be written: {Path(output).parent} is no directory"])
     rows = 0
     with _replacing(target, to) as write:
-        for place, row in _rows(files, format, problems):
+        for place, row in _rows(files, format, columns or {}, problems):
             try:
                 records = [FORMATS[to].write(one) for one in _of_kind(row, to)]
             except BadRow as bad:
@@ -92,17 +98,19 @@ def convert(paths: Sequence[str], output: str, to: str, format: str = "auto") ->
     return rows
 
 
-def _rows(files: Sequence[DataFile], format: str, problems: list[str]) -> Iterator[tuple[str, Row]]:
+def _rows(
+    files: Sequence[DataFile], format: str, columns: Mapping[str, str], problems: list[str]
+) -> Iterator[tuple[str, Row]]:
     """Good rows with their `file:line`; what is wrong with others goes into `problems`."""
     for file in files:
         try:
             parts = segments(file)
-            name = detect_file(parts) if format == "auto" else format
+            reading = reading_of(parts, format, columns, None)
             for record in (record for part in parts for record in read(part)):
                 if len(problems) >= PROBLEMS_KEPT:
                     return
                 try:
-                    yield record.place, parse(record.value, name)
+                    yield record.place, parse(record.value, reading)
                 except BadRow as bad:
                     problems.append(f"{record.place}: {bad}")
         except DataError as error:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from medgpt_ray.config.supervised import SupervisedData
 from medgpt_ray.data.files import Record, Segment, read
-from medgpt_ray.data.formats import for_stage, parse
+from medgpt_ray.data.formats import Reading, for_stage, parse
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row, Tokens
@@ -48,7 +48,7 @@ class Work:
     """A segment in an epoch, of whose rows a share is drawn by a hash of seed, epoch and row."""
 
     segment: Segment
-    format: str
+    format: Reading
     source: int
     epoch: int
     share: float
@@ -102,7 +102,7 @@ def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
 
 
 def examples(
-    record: Record, format: str, recipe: Recipe, renderer: Renderer
+    record: Record, format: Reading, recipe: Recipe, renderer: Renderer
 ) -> list[dict[str, Any]]:
     """The rows of `SCHEMA` that are made of a record, without where it stands."""
     try:

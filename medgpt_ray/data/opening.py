@@ -76,8 +76,8 @@ def find_data(config: SupervisedRun) -> DataFiles:
     """Find, detect, count. Raises `DataError` with the problems of all sources."""
     problems: list[str] = []
     found: list[SourceFiles] = []
-    own = config.data.validation.path
-    for source in [*config.data.train, *([Source(path=own)] if own else [])]:
+    own, columns = config.data.validation.path, config.data.validation.columns
+    for source in [*config.data.train, *([Source(path=own, columns=columns)] if own else [])]:
         try:
             found.append(open_source(source, config.stage))
         except DataError as error:

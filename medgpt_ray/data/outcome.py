@@ -9,7 +9,7 @@ from rich.text import Text
 from medgpt_ray.config.supervised import Source, SupervisedData
 from medgpt_ray.data.examples import render
 from medgpt_ray.data.files import DataFile, Segment, find, read, segments
-from medgpt_ray.data.formats import detect_file, for_stage, parse
+from medgpt_ray.data.formats import Reading, for_stage, parse, reading_of
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.types import Document, Labelled, Preference, Row, Tokens
@@ -108,28 +108,28 @@ def rows_by_file(
         problems += error.problems
         return
     for file in files:
-        yield _rows_of_file(file, source.format, stage, problems)
+        yield _rows_of_file(file, source, stage, problems)
 
 
 def _rows_of_file(
-    file: DataFile, format: str, stage: str | None, problems: list[str]
+    file: DataFile, source: Source, stage: str | None, problems: list[str]
 ) -> Iterator[tuple[str, Row | BadRow]]:
     try:
         cut = segments(file)
-        name = detect_file(cut) if format == "auto" else format
-        yield from rows_of([(segment, name) for segment in cut], stage)
+        reading = reading_of(cut, source.format, source.columns, stage)
+        yield from rows_of([(segment, reading) for segment in cut], stage)
     except DataError as error:
         problems += error.problems
 
 
 def rows_of(
-    parts: Iterable[tuple[Segment, str]], stage: str | None
+    parts: Iterable[tuple[Segment, Reading]], stage: str | None
 ) -> Iterator[tuple[str, Row | BadRow]]:
     """`file:line` and a row as `stage` trains on it (None: as it is), or what is wrong with it."""
-    for segment, format in parts:
+    for segment, reading in parts:
         for record in read(segment):
             try:
-                row = parse(record.value, format)
+                row = parse(record.value, reading)
                 examples = (row,) if stage is None else for_stage(row, stage)
             except BadRow as bad:
                 yield record.place, bad

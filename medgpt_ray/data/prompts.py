@@ -1,9 +1,9 @@
 """Prompts of a reinforcement-learning run: read, checked, rendered, and drawn in a seeded order.
 
-A row of the JSONL file holds `question` (one user turn) or `messages` (a conversation that ends
-with the user), an optional `answer` (the gold, or a list of equally good golds) and any other
-columns, which rewards see untouched. Nothing is truncated and no row is dropped: a bad row is an
-error.
+A row of the JSONL file holds `question` (one user turn; `problem` is another name) or `messages` (a
+conversation that ends with the user) or `prompt` (either), an optional `answer` (the gold, or a
+list of equally good golds; a number is its text) and any other columns, which rewards see
+untouched. Nothing is truncated and no row is dropped: a bad row is an error.
 """
 
 import hashlib
@@ -15,13 +15,24 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
-from medgpt_ray.data.rows import BadRow, DataError, check_text, check_values, kind, parse_json
+from medgpt_ray.data.rows import (
+    BadRow,
+    DataError,
+    check_options,
+    check_text,
+    check_values,
+    is_blank,
+    kind,
+    number_as_text,
+    parse_json,
+)
 from medgpt_ray.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
+ASKING = ("question", "messages", "prompt")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -44,7 +55,7 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
             continue
         blank = False
         try:
-            row = _parse(line)
+            row = _with_text_answers(_parse(line))
             messages = _messages(row, data.system_prompt)
             token_ids = _render(messages, tokenizer, data) if tokenizer.chat_template else ()
         except BadRow as bad:
@@ -87,46 +98,61 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str, str], ...]:
     """The row's conversation, with `system_prompt` in front where it has no system message."""
-    if "question" in row and "messages" in row:
-        raise BadRow("question", "given together with messages, keep one of them")
-    if "question" in row:
-        messages = [{"role": "user", "content": check_text(row["question"], "question")}]
-    elif "messages" in row:
-        messages = conversation(row["messages"])
+    names = [name for name in ASKING if name in row] or ["problem" if "problem" in row else ""]
+    if names == [""]:
+        raise BadRow("question", "missing, every row needs question, messages or prompt")
+    if len(names) > 1:
+        raise BadRow(names[0], f"given together with {names[1]}, keep one of them")
+    (name,) = names
+    if name == "messages" or (name == "prompt" and isinstance(row[name], list)):
+        messages = conversation(row[name], name)
     else:
-        raise BadRow("question", "missing, every row needs question or messages")
-    if "answer" in row:
-        answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-        if not answers:
-            raise BadRow("answer", "empty list, give an answer or leave the field out")
-        for answer in answers:
-            check_text(answer, "answer")
+        messages = [{"role": "user", "content": check_text(row[name], name)}]
+    check_options(row, "\n".join(message["content"] for message in messages))
     if system_prompt is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return tuple(messages)
 
 
-def conversation(turns: Any) -> list[dict[str, str]]:
-    """`turns` as messages that end with the user's, or raises `BadRow`."""
+def _with_text_answers(row: dict[str, Any]) -> dict[str, Any]:
+    """`row` with a text, or a list of texts, as its answer where it has one."""
+    if "answer" not in row:
+        return row
+    answer = row["answer"]
+    texts = [number_as_text(one) for one in (answer if isinstance(answer, list) else [answer])]
+    if not texts:
+        raise BadRow("answer", "empty list, give an answer or leave the field out")
+    for text in texts:
+        check_text(text, "answer")
+    return row | {"answer": texts if isinstance(answer, list) else texts[0]}
+
+
+def conversation(turns: Any, name: str = "messages") -> list[dict[str, str]]:
+    """`turns`, the column `name`, as messages that end with the user's, or raises `BadRow`. An
+    empty system message is none."""
     if not isinstance(turns, list):
-        raise BadRow("messages", f"is {kind(turns)}, expected a list of {{role, content}}")
+        raise BadRow(name, f"is {kind(turns)}, expected a list of {{role, content}}")
     if not turns:
-        raise BadRow("messages", "empty list, expected at least one user turn")
+        raise BadRow(name, "empty list, expected at least one user turn")
+    messages = []
     for index, turn in enumerate(turns):
-        field = f"messages[{index}]"
+        field = f"{name}[{index}]"
         if not isinstance(turn, dict):
             raise BadRow(field, f"is {kind(turn)}, expected {{role, content}}")
-        if set(turn) != {"role", "content"}:
+        if set(turn) - {"name"} != {"role", "content"}:
             raise BadRow(field, f"has the keys {sorted(turn)}, expected role and content")
         role = turn["role"]
         if role not in ROLES:
             raise BadRow(f"{field}.role", f"{role!r} is not one of {', '.join(ROLES)}")
         if role == "system" and index > 0:
             raise BadRow(f"{field}.role", "a system message can only come first")
-        check_text(turn["content"], f"{field}.content")
+        if role == "system" and is_blank(turn["content"]):
+            continue
+        content = check_text(turn["content"], f"{field}.content")
+        messages.append({"role": role, "content": content})
     if turns[-1]["role"] != "user":
-        raise BadRow("messages", f"ends with {turns[-1]['role']}, the last turn must be the user's")
-    return [dict(turn) for turn in turns]
+        raise BadRow(name, f"ends with {turns[-1]['role']}, the last turn must be the user's")
+    return messages
 
 
 def _render(

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from hashlib import blake2b
 from typing import Any
@@ -14,6 +15,10 @@ from medgpt_ray.types import Conversation, Document, Message, Preference, Row
 
 PROBLEMS_SHOWN = 20
 HASH_BYTES = 16
+OPTIONS = ("options", "option", "choices", "opa", "opb", "opc", "opd", "ope")
+"""Columns with the options of a multiple-choice question, in whatever case; so are A, B, C, ..."""
+_LABELS = ("key", "label", "labels", "id")
+"""What names an option beside its text, as in {key, value}."""
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -91,6 +96,67 @@ def check_text(value: Any, field: str) -> str:
         raise BadRow(field, "empty, expected text")
     _check_characters(value, field)
     return value
+
+
+def is_blank(value: Any) -> bool:
+    """True for null and for a text of nothing but white space."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def number_as_text(value: Any) -> Any:
+    """A finite number as JSON writes it; everything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return json.dumps(value) if isinstance(value, int) or math.isfinite(value) else value
+
+
+def check_options(row: dict[str, Any], question: str) -> None:
+    """Raises `BadRow` where the options of a question do not stand in it: an answer would be a
+    guess."""
+    names = [name for name in row if name.lower() in OPTIONS]
+    if "A" in row and "B" in row:
+        names += [name for name in row if name in tuple("ABCDEFGH")]
+    check_shown(row, names, question, 'write the options there ("A. ...")')
+
+
+def check_shown(row: dict[str, Any], names: Sequence[str], question: str, fix: str) -> None:
+    """Raises `BadRow` for a column of `names` with a text that does not stand in `question`, but
+    for case, punctuation and white space."""
+    for name in names:
+        if not all(_stands_in(text, question) for text in _texts_in(row[name])):
+            raise BadRow(name, f"is not read, and does not stand in the question: {fix}")
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """The lines of a column, of whatever depth, without the labels of options."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key.lower() not in _LABELS:
+                yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
+    else:
+        text = number_as_text(value)
+        if isinstance(text, str):
+            yield from (line.strip() for line in text.splitlines() if line.strip())
+
+
+def _stands_in(text: str, question: str) -> bool:
+    """Whether it does, and not as a part of a longer word or number of Latin script."""
+    plain = _plain(text)
+    if not plain:
+        return text in question
+    before = r"(?<![a-z0-9])" if re.match("[a-z0-9]", plain) else ""
+    after = r"(?![a-z0-9])" if re.search("[a-z0-9]$", plain) else ""
+    return re.search(f"{before}{re.escape(plain)}{after}", _plain(question)) is not None
+
+
+def _plain(text: str) -> str:
+    return _punctuation().sub(" ", text.casefold()).strip()
 
 
 def check_values(value: Any, field: str = "") -> None:

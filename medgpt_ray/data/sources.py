@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from medgpt_ray.config.supervised import Source
 from medgpt_ray.data.files import Segment, find, read, segments
-from medgpt_ray.data.formats import FORMATS, check_stage, detect_file
+from medgpt_ray.data.formats import FORMATS, Reading, check_stage, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
 
 SEGMENT_BYTES = 2**18
@@ -15,8 +15,8 @@ SEGMENT_BYTES = 2**18
 class SourceFiles:
     """One data set of a mixture."""
 
-    segments: tuple[tuple[Segment, str], ...]
-    """Each with the format of its file."""
+    segments: tuple[tuple[Segment, Reading], ...]
+    """Each with how its file is read."""
     rows: int
 
     @property
@@ -27,7 +27,7 @@ class SourceFiles:
     @property
     def formats(self) -> dict[str, str]:
         """File -> format."""
-        return {segment.file.path: format for segment, format in self.segments}
+        return {segment.file.path: reading.format for segment, reading in self.segments}
 
 
 def open_source(source: Source, stage: str) -> SourceFiles:
@@ -35,14 +35,14 @@ def open_source(source: Source, stage: str) -> SourceFiles:
     the stage. Files that only reading can count, compressed and .json ones, are read once.
     """
     problems: list[str] = []
-    found: list[tuple[Segment, str]] = []
+    found: list[tuple[Segment, Reading]] = []
     rows = 0
     for file in find(source.path):
         try:
             cut = segments(file, SEGMENT_BYTES)
-            format = detect_file(cut) if source.format == "auto" else source.format
-            check_stage(FORMATS[format].kind, stage)
-            found += [(segment, format) for segment in cut]
+            reading = reading_of(cut, source.format, source.columns, stage)
+            check_stage(FORMATS[reading.format].kind, stage)
+            found += [(segment, reading) for segment in cut]
             rows += sum(map(_rows, cut))
         except DataError as error:
             problems += error.problems

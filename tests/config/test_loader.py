@@ -185,6 +185,16 @@ def test_mistakes_on_the_command_line(tmp_path: Path, override: str, problem: st
     assert found[0].startswith(problem)
 
 
+def test_a_column_is_named_as_a_format_calls_it(tmp_path: Path) -> None:
+    supervised = "stage: sft\noutput_dir: x\nmodel: {path: x}\ndata: {train: [{path: x}]}\n"
+    (wrong,) = problems(tmp_path, supervised, "data.train=[{path: x, columns: {qestion: Q}}]")
+    assert wrong.startswith("command line: data.train.0.columns: ")
+    assert "qestion: none of the columns text, conversations, messages" in wrong
+    (lonely,) = problems(tmp_path, supervised, "data.validation.columns={question: Q}")
+    assert lonely.startswith("command line: data.validation: ")
+    assert "columns are those of path: set it" in lonely
+
+
 def test_every_limit_of_a_value_is_told(tmp_path: Path) -> None:
     supervised = "stage: sft\noutput_dir: x\nmodel: {path: x}\ndata: {train: [{path: x}]}\n"
     assert problems(tmp_path, supervised, "data.validation.share=1") == [

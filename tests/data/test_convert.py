@@ -35,6 +35,7 @@ TOOLS = tuple(
     for name in "fg"
 )
 STRICT = ({"type": "function", "function": {"name": "f"}, "strict": True},)
+CUSTOM = ({"type": "custom", "function": {"name": "f"}},)
 
 SIMPLE: list[Row] = [
     Document("Fever.\n\nIs a sign. "),
@@ -55,6 +56,8 @@ RICH: list[Row] = [
     Preference((ASK, TWO, RESULT), (ONE, RESULT, SAY), (SAY,), None, TOOLS),
     Labelled((SYSTEM, ASK, SAY, MORE), (WORSE,), True),
     Labelled((ASK,), (TWO, RESULT, SAY), False, STRICT),
+    Conversation((ASK, SAY), CUSTOM),
+    Conversation((ASK, ONE, RESULT | {"content": ""}, SAY)),
 ]
 PAIRS = [
     (one, other)
@@ -215,6 +218,13 @@ def test_an_output_that_cannot_be_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=expected):
             convert([start], output, "alpaca")
     assert rows_of(start) == [SIMPLE[1]]
+
+
+def test_columns_of_other_names_are_converted(tmp_path: Path) -> None:
+    (tmp_path / "start.jsonl").write_text(json.dumps({"Q": ASK["content"], "A": "5 mg."}))
+    output, columns = f"{tmp_path}/out.jsonl", {"question": "Q", "answer": "A"}
+    assert convert([f"{tmp_path}/start.jsonl"], output, "messages", columns=columns) == 1
+    assert rows_of(output) == [SIMPLE[1]]
 
 
 def test_a_json_output_is_a_list(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from medgpt_ray.config.supervised import SupervisedData
 from medgpt_ray.data.examples import Recipe, Work, tokenise
 from medgpt_ray.data.files import find, segments
+from medgpt_ray.data.formats import Reading
 
 
 def test_a_bad_row_of_parquet_is_kept_with_its_dates_and_bytes(
@@ -21,7 +22,7 @@ def test_a_bad_row_of_parquet_is_kept_with_its_dates_and_bytes(
     pq.write_table(pa.Table.from_pylist(rows), path)
     (segment,) = segments(find(path)[0])
     recipe = Recipe("sft", SupervisedData(train=[{"path": path}]), str(tiny_model), seed=0)
-    (table,) = tokenise(Work(segment, "qa", 0, 0, 1.0), 0, recipe)
+    (table,) = tokenise(Work(segment, Reading("qa"), 0, 0, 1.0), 0, recipe)
     good, bad = table.to_pylist()
     assert (good["problem"], bad["problem"]) == ("", "answer: empty, expected text")
     assert json.loads(bad["raw"])["on"] == "2024-01-01"

@@ -41,7 +41,11 @@ F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
             (("system", "Be brief."), G),
             "[1].from: a turn of the assistant follows one of the system",
         ),
-        ((H, O, G), "[1].from: a tool's answer without a call in the turn before"),
+        (
+            (H, O, G),
+            "[1].from: a tool's answer without a call in the turn before: write the call as a turn "
+            "function_call or as tool_calls",
+        ),
         ((O, G), "[0].from: a tool's answer without a call in the turn before"),
         (
             (H, F, G),
@@ -61,6 +65,7 @@ F, O = ("function_call", CALL_TEXT), ("observation", "5")  # noqa: E741
             "[0].from: 'doctor' is not one of system, developer, human, user, gpt",
         ),
         ((("human", " \n"), G), "[0].value: empty, expected text"),
+        ((H, F, ("tool", None), G), "[2].value: is null, expected a string"),
         ((H, ("gpt", "")), "[1].value: empty, expected text"),
         ((H, ("gpt", 5)), "[1].value: is a number, expected a string"),
         ((H, ("gpt", "\ud83d")), "[1].value: holds half of a surrogate pair"),
@@ -184,6 +189,11 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
             {"question": "a", "answer": "b", "system": "c"},
             "system: question and answer are a whole",
         ),
+        ({"question": "a", "answer": True}, "answer: is a boolean"),
+        ({"question": "a", "answer": float("inf")}, "answer: is a number"),
+        ({"question": "a", "answer": ["b", "c"]}, "answer: is a list"),
+        ({"conversations": ["a", "b", "c"]}, "conversations: ends with the user"),
+        ({"instruction": "a", "output": "b", "response": "c"}, "output: given together with resp"),
         ({"text": ""}, "text: empty"),
         (sharegpt(H, chosen="a"), "rejected: missing"),
         (sharegpt(H, rejected="a"), "chosen: missing"),
@@ -211,10 +221,107 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
         ({"chosen": "a", "rejected": "b"}, "prompt: missing"),
         ({"question": "a", "response_chosen": "b"}, "response_rejected: missing"),
         (
-            {"prompt": "a", "completion": "b", "label": 1},
-            "label: is a number, expected true (a good",
+            {"prompt": "a", "completion": "b", "label": 2},
+            "label: is 2, expected true (a good",
         ),
     ],
 )
 def test_a_wrong_field_is_named(record: Any, expected: str) -> None:
+    assert problem(record).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["weight", "loss", "train", "thinking", "reasoning"])
+def test_a_key_of_a_turn_that_changes_what_is_learned_is_named(name: str) -> None:
+    for value in (0, False, "Hm."):
+        told = problem({"messages": [ASK, SAY | {name: value}]})
+        assert told.startswith(f"messages[1].{name}: is not read: ")
+    for value in (1, True, None, ""):
+        assert parse({"messages": [ASK | {name: 0}, SAY | {name: value}]}, "messages")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"functions": [TOOL]}, "functions: is not read: rename it to tools"),
+        ({"image": "x.png"}, "image: only texts are trained on"),
+        ({"videos": ["x.mp4"]}, "videos: only texts are trained on"),
+        ({"audio": {"path": "x.wav"}}, "audio: only texts are trained on"),
+        ({"system": "a", "system_prompt": "b"}, "system_prompt: given together with system"),
+        ({"history": [["a", "b"]]}, "history: not read beside turns"),
+        ({"label": True}, "label: tells good answers from bad ones, such rows are for stage kto"),
+        ({"kto_tag": True}, "kto_tag: tells good answers from bad ones"),
+    ],
+)
+def test_a_column_that_changes_what_is_learned_is_named(
+    columns: dict[str, Any], expected: str
+) -> None:
+    for name, record in (("messages", {"messages": [ASK, SAY]}), ("sharegpt", sharegpt(H, G))):
+        with pytest.raises(BadRow) as caught:
+            parse(record | columns, name)
+        assert str(caught.value).startswith(expected)
+        assert parse(record | dict.fromkeys(columns), name)
+
+
+ASKING = [
+    {"question": "Which?", "answer": "A"},
+    {"instruction": "Which?", "output": "A"},
+    {"prompt": "Which?", "completion": "A"},
+    {"prompt": [{"role": "user", "content": "Which?"}], "chosen": "A", "rejected": "B"},
+    {"question": "Which?", "response_chosen": "A", "response_rejected": "B"},
+    {"instruction": "Which?", "chosen": "A", "rejected": "B"},
+    {"prompt": "Which?", "completion": "A", "label": True},
+]
+OPTIONS = [
+    {"A": "Iron", "B": "zinc"},
+    ["Iron", "zinc"],
+    [{"key": "A", "value": "Iron"}, {"key": "B", "value": "zinc"}],
+    {"text": ["Iron", "zinc"], "label": ["A", "B"]},
+    '{"A": "Iron", "B": "zinc"}',
+    "A Iron\nB zinc",
+]
+
+
+@pytest.mark.parametrize("record", ASKING)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        *({name: OPTIONS[0]} for name in ("options", "option", "choices", "Options")),
+        *({"options": options} for options in OPTIONS),
+        {"opa": "iron", "opb": "zinc"},
+        {"A": "iron", "B": "zinc"},
+        {"contexts": ["Note."]},
+        {"passage": "Note."},
+    ],
+)
+def test_what_an_answer_is_about_stands_in_the_question(
+    record: dict[str, Any], columns: dict[str, Any]
+) -> None:
+    name = next(iter(columns))
+    told = problem(record | columns)
+    assert told.startswith(f"{name}: is not read, and does not stand in the question: write ")
+    assert parse(record | dict.fromkeys(columns), detect(record))
+    (asked,) = {"question", "instruction", "prompt"} & record.keys()
+    question = "Note. Which?\nA. iron\nB. zinc."
+    shown = [{"role": "user", "content": question}] if asked == "prompt" else question
+    assert parse(record | columns | {asked: shown}, detect(record))
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"question": "a", "answer": "b", "context": "c"}, "context: is not read"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "context": "d"}, "context: is not read"),
+        ({"prompt": "a", "completion": "b", "input": "c"}, "input: is not read"),
+        ({"question": "a", "answer": "b", "input": "c"}, "input: is not read"),
+        ({"instruction": "a", "output": "b", "query": "c"}, "query: is not read"),
+        (
+            {"instruction": "a", "input": "b", "output": "c", "context": "d"},
+            "context: is not read",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "instruction": "d"}, "instruction: is no"),
+        # A number stands in the question as a whole only.
+        ({"question": "Of 12?", "answer": "b", "options": [1, 2]}, "options: is not read"),
+    ],
+)
+def test_a_part_of_the_question_that_is_not_read_is_named(record: Any, expected: str) -> None:
     assert problem(record).startswith(expected)

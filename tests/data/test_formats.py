@@ -6,16 +6,20 @@ from typing import Any, get_args
 
 import pytest
 
+from medgpt_ray.config.supervised import COLUMNS
 from medgpt_ray.config.supervised import Format as FormatName
+from medgpt_ray.data.convert import COLUMNS as CONVERTED
 from medgpt_ray.data.files import find, segments
 from medgpt_ray.data.formats import (
     FORMATS,
     KINDS,
+    Reading,
     check_stage,
     detect,
     detect_file,
     for_stage,
     parse,
+    reading_of,
 )
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
@@ -115,6 +119,31 @@ def test_the_formats_are_those_of_the_configuration() -> None:
         ),
         ({"question": "Which dose?", "answer": "5 mg.", "ward": 3}, "qa", (ASK, SAY)),
         ({"问": "Which dose?", "答": "5 mg."}, "qa", (ASK, SAY)),
+        (
+            {"instruction": "Translate.", "context": "Dosis", "response": "Dose", "category": "x"},
+            "alpaca",
+            (
+                {"role": "user", "content": "Translate.\n\nDosis"},
+                {"role": "assistant", "content": "Dose"},
+            ),
+        ),
+        ({"instruction": None, "input": "Which dose?", "output": "5 mg."}, "alpaca", (ASK, SAY)),
+        (
+            {"conversations": ["Which dose?", "5 mg.", "How often?", "每天一次。"], "source": "x"},
+            "sharegpt",
+            (ASK, SAY, MORE, DAILY),
+        ),
+        (
+            {"messages": [ASK, SAY], "system_prompt": "Be brief.", "images": []},
+            "messages",
+            (SYSTEM, ASK, SAY),
+        ),
+        (
+            sharegpt(("human", "Which dose?"), ("gpt", "5 mg."), instruction="?", response="!"),
+            "sharegpt",
+            (ASK, SAY),
+        ),
+        ({"question": ["Which dose?"], "answer": [["5 mg."]]}, "qa", (ASK, SAY)),
     ],
 )
 def test_conversations(record: Any, name: str, messages: tuple[Any, ...]) -> None:
@@ -160,6 +189,30 @@ SAID = {"from": "gpt", "value": "5 mg."}
         ({"prompt": [ASK], "chosen": [SAY], "rejected": [WORSE], "messages": None}, ""),
         ({"chosen": [ASK, SAY], "rejected": [ASK, WORSE]}, ""),
         ({"prompt": "Which dose?", "chosen": [ASK, SAY], "rejected": [ASK, WORSE]}, ""),
+        ({"input": "Which dose?", "chosen": "5 mg.", "rejected": "50 mg."}, "question"),
+        (
+            {
+                "input": {"messages": [ASK]},
+                "preferred_output": [SAY],
+                "non_preferred_output": [WORSE],
+            },
+            "",
+        ),
+        (
+            {
+                "chosen": "\n\nHuman: Which dose?\n\nAssistant: 5 mg.",
+                "rejected": "\n\nHuman: Which dose?\n\nAssistant: 50 mg.",
+            },
+            "",
+        ),
+        (
+            {
+                "prompt": "\n\nHuman: Which dose?\n\nAssistant:",
+                "chosen": "5 mg.",
+                "rejected": "50 mg.",
+            },
+            "",
+        ),
     ],
 )
 def test_preference_pairs(record: Any, name: str) -> None:
@@ -208,6 +261,44 @@ def test_roles_and_parts_as_others_write_them() -> None:
     assert problem({"messages": [turn, SAY]}) == "messages[0].content: empty, expected text"
 
 
+def test_two_texts_of_hh_rlhf_part_at_their_first_difference() -> None:
+    start = "\n\nHuman: Which dose?\n\nAssistant: 5 mg.\n\nHuman: How often?\n\nAssistant: "
+    record = {"chosen": start + "每天一次。", "rejected": start + "50 mg."}
+    assert read(record) == Preference((ASK, SAY, MORE), (DAILY,), (WORSE,))
+    assert problem(record | {"rejected": start}) == "rejected[3]: empty, expected text"
+
+
+def test_tools_of_openai_s_pairs() -> None:
+    asked = {"messages": [SYSTEM, ASK], "tools": [TOOL]}
+    record = {"input": asked, "preferred_output": [SAY], "non_preferred_output": [WORSE]}
+    assert read(record) == Preference((SYSTEM, ASK), (SAY,), (WORSE,), tools=TOOLS)
+    same = problem(record | {"non_preferred_output": [SAY]})
+    assert same.startswith("non_preferred_output: is the same as preferred_output")
+    assert problem(record | {"input": "Which dose?"}).startswith("input: expected an object")
+
+
+@pytest.mark.parametrize("role", ["chatgpt", "bing", "bard"])
+def test_assistants_of_other_names(role: str) -> None:
+    assert read(sharegpt(("human", "Which dose?"), (role, "5 mg."))) == Conversation((ASK, SAY))
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n"])
+def test_an_empty_system_message_is_none(empty: str | None) -> None:
+    turn = {"role": "system", "content": empty}
+    assert read({"messages": [turn, ASK, SAY]}) == Conversation((ASK, SAY))
+    expected = Conversation((SYSTEM, ASK, SAY))
+    assert read({"messages": [turn, ASK, SAY], "system": "Be brief."}) == expected
+    assert problem({"messages": [turn]}).startswith("messages: has only an empty system message")
+    parquet = {"role": "system"}
+    assert read({"messages": [parquet, ASK, SAY]}) == Conversation((ASK, SAY))
+
+
+@pytest.mark.parametrize(("value", "text"), [(42, "42"), (0.5, "0.5")])
+def test_a_number_is_an_answer(value: float, text: str) -> None:
+    said = {"role": "assistant", "content": text}
+    assert read({"question": "Which dose?", "answer": value}) == Conversation((ASK, said))
+
+
 def test_history_comes_before_the_question_of_a_pair() -> None:
     record = {
         "history": [["Which dose?", "5 mg."]],
@@ -227,8 +318,38 @@ def test_labelled_answers() -> None:
     assert read(record) == Labelled((SYSTEM, ASK), (SAY,), False)
     record = {"prompt": [ASK], "completion": [SAY], "label": True, "tools": json.dumps([TOOL])}
     assert read(record) == Labelled((ASK,), (SAY,), True, TOOLS)
+    for label in (0, 1):
+        record = {"prompt": "Which dose?", "completion": "5 mg.", "label": label}
+        assert read(record) == Labelled((ASK,), (SAY,), label == 1)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [ASK, SAY]},
+        sharegpt(("human", "Which dose?"), ("gpt", "5 mg.")),
+        {"instruction": "Which dose?", "output": "5 mg."},
+        {"prompt": "Which dose?", "response": "5 mg."},
+    ],
+)
+def test_a_kto_tag_labels_the_last_answer(record: dict[str, Any]) -> None:
+    for tag in (True, False):
+        assert read(record | {"kto_tag": tag}) == Labelled((ASK,), (SAY,), tag)
+    both = problem(record | {"kto_tag": True, "label": True}, "labelled")
+    assert both == "label: given together with kto_tag, keep one of them"
+
+
+def test_a_label_of_turns_is_for_kto() -> None:
+    record = {"messages": [ASK, SAY, MORE, DAILY], "label": False}
+    assert detect(record, "kto") == "labelled"
+    assert parse(record, "labelled") == Labelled((ASK, SAY, MORE), (DAILY,), False)
+    assert detect(record, "sft") == "messages"
+    assert problem(record, "messages").startswith("label: tells good answers from bad ones")
+    topic = record | {"label": "cardiology"}
+    assert parse(topic, "messages") == Conversation((ASK, SAY, MORE, DAILY))
+
+
+SWAPPED = {"question": "answer", "answer": "question"}
 CALL_TEXT = json.dumps({"name": "dose", "arguments": {"drug": "a"}})
 TWO_CALLS = json.dumps([{"name": "dose", "arguments": {"drug": drug}} for drug in "ab"])
 TALK = (ASK, call("a"), RESULT, SAY)
@@ -240,6 +361,30 @@ def test_function_calls_and_observations(tools: Any) -> None:
         turns = ("human", "Which dose?"), ("function_call", CALL_TEXT), (role, '{"mg": 5}')
         record = sharegpt(*turns, ("gpt", "5 mg."), tools=tools)
         assert read(record) == Conversation(TALK, TOOLS)
+
+
+@pytest.mark.parametrize("role", ["function", "function_response", "ipython"])
+def test_tools_of_other_names(role: str) -> None:
+    turns = ("human", "Which dose?"), ("function_call", CALL_TEXT), (role, '{"mg": 5}')
+    assert read(sharegpt(*turns, ("gpt", "5 mg."))) == Conversation(TALK)
+
+
+def test_a_tool_may_answer_nothing() -> None:
+    nothing = RESULT | {"content": ""}
+    expected = Conversation((ASK, call("a"), nothing, SAY))
+    called = call("a", content="\n")
+    assert read({"messages": [ASK, called, nothing, SAY]}) == expected
+    written = FORMATS["sharegpt"].write(expected)
+    assert read(written) == expected
+
+
+def test_a_call_in_the_text_is_a_call() -> None:
+    said = {"role": "assistant", "content": f"<tool_call>\n{CALL_TEXT}\n</tool_call>"}
+    turns = ("human", "Which dose?"), ("gpt", said["content"]), ("tool", '{"mg": 5}')
+    assert read(sharegpt(*turns, ("gpt", "5 mg."))) == Conversation((ASK, said, RESULT, SAY))
+    assert read(sharegpt(*turns[:2])) == Conversation((ASK, said))
+    more = problem(sharegpt(*turns, turns[2], ("gpt", "5 mg.")))
+    assert more.startswith("conversations[3].from: answers of tools are more than the calls")
 
 
 def test_parallel_calls_and_a_text_before_a_call() -> None:
@@ -304,10 +449,106 @@ def test_keys_that_fit_no_format_or_several_are_listed() -> None:
     text = str(caught.value)
     assert text.startswith("has the keys ['id', 'body'], which fit no known format: sharegpt (conv")
     assert all(f"{name} ({format.schema})" in text for name, format in FORMATS.items())
+    assert "say so with columns, such as {question: Question, answer: Response}" in text
     with pytest.raises(BadRow, match="could be sharegpt or messages: name its format"):
         detect({"conversations": [], "messages": []})
     assert detect({"conversations": None, "messages": []}) == "messages"
     assert detect({"text": None}) == "text"
+
+
+@pytest.mark.parametrize(
+    ("record", "names"),
+    [
+        (
+            {"prompt": "?", "messages": [ASK, SAY], "chosen": [ASK, SAY], "rejected": [ASK, WORSE]},
+            {"sft": "messages", "dpo": "preference", "kto": "preference"},
+        ),
+        (
+            {"instruction": "Which dose?", "input": "", "output": "5 mg.", "text": "Below is"},
+            {"sft": "alpaca", "pt": "text"},
+        ),
+        (
+            {"prompt": "Which dose?", "response": "5 mg.", "chosen": "5 mg.", "rejected": "50 mg."},
+            {"sft": "prompt_completion", "rm": "preference", "orpo": "preference"},
+        ),
+    ],
+)
+def test_of_several_formats_the_stage_takes_its_own(
+    record: dict[str, Any], names: dict[str, str]
+) -> None:
+    assert {stage: detect(record, stage) for stage in names} == names
+    with pytest.raises(BadRow, match="name its format or the stage that it is for"):
+        detect(record)
+    with pytest.raises(BadRow, match=r"could be sharegpt or messages: name its format$"):
+        detect({"conversations": [], "messages": []}, "sft")
+
+
+@pytest.mark.parametrize(
+    ("record", "columns", "name"),
+    [
+        (
+            {"Question": "Which dose?", "Response": "5 mg.", "Complex_CoT": "Hm."},
+            {"question": "Question", "answer": "Response"},
+            "qa",
+        ),
+        (
+            {"kind": "QA", "input": "Which dose?", "target": "5 mg."},
+            {"question": "input", "answer": "target"},
+            "qa",
+        ),
+        ({"query": "Which dose?", "response": "5 mg."}, {"instruction": "query"}, "alpaca"),
+        ({"answer": "Which dose?", "question": "5 mg."}, SWAPPED, "qa"),
+    ],
+)
+def test_columns_of_other_names(
+    tmp_path: Path, record: dict[str, Any], columns: dict[str, str], name: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(record))
+    (file,) = find(str(path))
+    reading = reading_of(segments(file), "auto", columns, "sft")
+    assert reading == Reading(name, columns)
+    assert parse(record, reading) == Conversation((ASK, SAY))
+
+
+def test_a_wrong_row_is_told_in_the_words_of_its_file() -> None:
+    reading = Reading("qa", {"question": "Question", "answer": "Response"})
+    for record, expected in (
+        ({"Question": "Which dose?"}, "Response: missing"),
+        ({"Question": "Which dose?", "answer": "5 mg."}, "Response: missing"),
+        ({"Question": " ", "Response": "5 mg."}, "Question: empty, expected text"),
+        (
+            {"Question": "Which?", "Response": "A", "Options": {"A": "iron"}},
+            "Options: is not read, and does not stand in the question",
+        ),
+    ):
+        with pytest.raises(BadRow) as caught:
+            parse(record, reading)
+        assert str(caught.value).startswith(expected)
+    reading = Reading("messages", {"messages": "talk.v1"})
+    with pytest.raises(BadRow) as caught:
+        parse({"talk.v1": [ASK, {"role": "assistant", "content": 5}]}, reading)
+    assert str(caught.value) == "talk.v1[1].content: is a number, expected a string"
+
+
+def test_a_column_that_no_row_has_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"Question": "a"}\n{"Response": "b"}\n')
+    (file,) = find(str(path))
+    columns = {"question": "Question", "answer": "Response"}
+    assert reading_of(segments(file), "qa", columns, None) == Reading("qa", columns)
+    for format in ("qa", "auto"):
+        with pytest.raises(DataError) as caught:
+            reading_of(segments(file), format, columns | {"answer": "Answer"}, None)
+        assert caught.value.problems == [
+            f"{path}: columns.answer: no row has the column 'Answer', those there are: "
+            "Question, Response"
+        ]
+
+
+def test_every_column_that_is_written_can_be_named() -> None:
+    written = set().union(*CONVERTED.values())
+    assert written - set(COLUMNS) == {"response_chosen", "response_rejected"}
 
 
 def test_a_file_has_the_format_of_its_first_readable_row(tmp_path: Path) -> None:

@@ -64,9 +64,44 @@ def test_a_conversation_keeps_its_own_system_message(tmp_path: Path, tokenizer: 
     assert tokenizer.decode(own.token_ids).endswith("<|user|>每天几次?<|end|><|assistant|>")
 
 
+def test_prompts_as_others_write_them(tmp_path: Path, tokenizer: Any) -> None:
+    system = {"role": "system", "content": "Be kind."}
+    empty = {"role": "system", "content": ""}
+    rows = [
+        {"prompt": "Which dose?"},
+        {"prompt": [system, TURN | {"name": "Ward"}], "reward_model": {"ground_truth": "5"}},
+        {"problem": "Which dose?", "solution": "Hm."},
+        {"messages": [empty, TURN]},
+        {"question": "Which dose?", "problem": "dose"},
+    ]
+    prompts = read(tmp_path, tokenizer, lines(*rows), system="Be brief.")
+    brief = {"role": "system", "content": "Be brief."}
+    systems = [brief, system, brief, brief, brief]
+    assert [prompt.messages for prompt in prompts] == [(one, TURN) for one in systems]
+    assert [prompt.row for prompt in prompts] == rows
+
+
+def test_a_number_is_an_answer_as_text(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"question": "How many?", "answer": answer} for answer in (42, 0.5, [1, "one"])]
+    prompts = read(tmp_path, tokenizer, lines(*rows))
+    assert [prompt.row["answer"] for prompt in prompts] == ["42", "0.5", ["1", "one"]]
+
+
+def test_options_stand_in_the_question(tmp_path: Path, tokenizer: Any) -> None:
+    row = {"answer": "A", "options": {"A": "iron", "B": "zinc"}, "context": "Not checked."}
+    asked = "Which?\nA) Iron B) Zinc"
+    turns = [{"role": "user", "content": asked}]
+    good = lines(row | {"question": asked}, row | {"messages": turns})
+    assert len(read(tmp_path, tokenizer, good)) == 2
+    (problem,) = problems(tmp_path, tokenizer, good + lines(row | {"question": "Which?"}))
+    assert problem.startswith(":3: options: is not read, and does not stand in the question: write")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
+        (b'{"question": "a", "prompt": "b"}', "question: given together with prompt"),
+        (b'{"prompt": [{"role": "user", "content": " "}]}', "prompt[0].content: empty"),
         (b"{question: 1}", "invalid JSON at column 2: Expecting property name"),
         (b"[" * 100_000, "invalid JSON: maximum recursion depth"),
         (b'["Which dose?"]', "is a list, expected a JSON object"),
@@ -80,7 +115,7 @@ def test_a_conversation_keeps_its_own_system_message(tmp_path: Path, tokenizer: 
         (b'{"question": "a", "ward": ["\\ud800"]}', "ward[0]: holds half of a surrogate pair"),
         (b'{"question": "a", "mg": NaN}', "mg: is nan, which is no JSON number"),
         (b'{"question": "a", "messages": []}', "question: given together with messages"),
-        (b'{"question": "a", "answer": 5}', "answer: is a number, expected a string"),
+        (b'{"question": "a", "answer": true}', "answer: is a boolean, expected a string"),
         (b'{"question": "a", "answer": []}', "answer: empty list"),
         (b'{"question": "a", "answer": ["b", {}]}', "answer: is an object, expected a string"),
         (b'{"messages": "a"}', "messages: is a string, expected a list"),

@@ -1,13 +1,14 @@
 """The formats of training rows: told apart by their keys, read into rows, written from rows."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from medgpt_ray.data.files import Segment, read
 from medgpt_ray.data.formats import conversations as talk
 from medgpt_ray.data.formats import preferences as pairs
-from medgpt_ray.data.formats.columns import Object
+from medgpt_ray.data.formats.columns import MEDIA, TOLD_APART, Object, given, refused
 from medgpt_ray.data.rows import PROBLEMS_SHOWN, BadRow, DataError
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -29,6 +30,11 @@ WORDS: dict[type[Row], str] = {
 }
 
 Keys = frozenset[str]
+_ANSWERS = frozenset({"chosen", "rejected"})
+_TURNS = frozenset({"messages", "conversations"})
+_ANSWER = frozenset({"completion", "response"})
+_LABEL = frozenset({"label", "kto_tag"})
+COLUMNS_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Format:
     matches: Callable[[Keys], bool]
     """Whether an object with these keys looks like it."""
     read: Callable[[Object], Row]
-    """Raises `BadRow`; keys that no format knows are ignored."""
+    """Raises `BadRow`; keys that no format knows and that change nothing are ignored."""
     write: Callable[[Any], Object]
     """Of a row of `kind`; raises `BadRow` for one that the format cannot express."""
 
@@ -50,30 +56,28 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format(
         Conversation,
         "conversations of {from, value}, [system], [tools]",
-        lambda keys: "conversations" in keys and not keys & {"chosen", "rejected"},
+        lambda keys: "conversations" in keys and not keys & {*_ANSWERS, "kto_tag"},
         talk.read_sharegpt,
         talk.write_sharegpt,
     ),
     "messages": Format(
         Conversation,
         "messages of {role, content, [tool_calls]}, [tools]",
-        lambda keys: "messages" in keys,
+        lambda keys: "messages" in keys and "kto_tag" not in keys,
         talk.read_messages,
         talk.write_messages,
     ),
     "alpaca": Format(
         Conversation,
-        "instruction, [input], output, [system], [history]",
-        lambda keys: "instruction" in keys and not keys & {"chosen", "rejected"},
+        "instruction, [input or context], output or response, [system], [history]",
+        lambda keys: "instruction" in keys and not keys & {*_ANSWERS, *_TURNS, "kto_tag"},
         talk.read_alpaca,
         talk.write_alpaca,
     ),
     "prompt_completion": Format(
         Conversation,
         "prompt, completion or response, [system], [tools]",
-        lambda keys: (
-            "prompt" in keys and bool(keys & {"completion", "response"}) and "label" not in keys
-        ),
+        lambda keys: "prompt" in keys and bool(keys & _ANSWER) and not keys & _LABEL,
         talk.read_prompt_completion,
         talk.write_prompt_completion,
     ),
@@ -88,26 +92,24 @@ FORMATS: dict[str, Format] = {
     "preference_conversations": Format(
         Preference,
         "conversations of {from, value}, chosen, rejected, [system], [tools], [margin]",
-        lambda keys: "conversations" in keys and bool(keys & {"chosen", "rejected"}),
+        lambda keys: "conversations" in keys and bool(keys & _ANSWERS),
         pairs.read_conversations,
         pairs.write_conversations,
     ),
     "preference_question": Format(
         Preference,
-        "[system], [history], question, response_chosen, response_rejected, [margin]",
+        "[system], [history], question or input, (response_)chosen, (response_)rejected, [margin]",
         lambda keys: (
             bool(keys & {"response_chosen", "response_rejected"})
-            or ("question" in keys and keys >= {"chosen", "rejected"})
+            or (keys >= _ANSWERS and _asks(keys))
         ),
         pairs.read_question,
         pairs.write_question,
     ),
     "preference_alpaca": Format(
         Preference,
-        "instruction, [input], chosen, rejected, [system], [history], [margin]",
-        lambda keys: (
-            "instruction" in keys and "prompt" not in keys and bool(keys & {"chosen", "rejected"})
-        ),
+        "instruction, [input or context], chosen, rejected, [system], [history], [margin]",
+        lambda keys: "instruction" in keys and "prompt" not in keys and bool(keys & _ANSWERS),
         pairs.read_alpaca,
         pairs.write_alpaca,
     ),
@@ -115,48 +117,93 @@ FORMATS: dict[str, Format] = {
         Preference,
         "[prompt], chosen, rejected, [system], [tools], [margin]",
         lambda keys: (
-            bool(keys & {"chosen", "rejected"})
-            and not keys & {"conversations", "question"}
-            and ("prompt" in keys or "instruction" not in keys)
+            keys >= {"preferred_output", "non_preferred_output"}
+            or (
+                bool(keys & _ANSWERS)
+                and not _asks(keys)
+                and "conversations" not in keys
+                and ("prompt" in keys or "instruction" not in keys)
+            )
         ),
         pairs.read_preference,
         pairs.write_preference,
     ),
     "labelled": Format(
         Labelled,
-        "prompt, completion or response, label (true or false), [system], [tools]",
-        lambda keys: keys >= {"prompt", "label"} and bool(keys & {"completion", "response"}),
+        "prompt, completion or response, label or kto_tag (true or false), [system], [tools]; or "
+        "those of sharegpt, messages or alpaca, label or kto_tag",
+        lambda keys: (
+            bool(keys & _LABEL)
+            and (
+                bool(keys & _TURNS)
+                or ("prompt" in keys and bool(keys & _ANSWER))
+                or keys >= {"instruction", "kto_tag"}
+            )
+            and not keys & _ANSWERS
+        ),
         pairs.read_labelled,
         pairs.write_labelled,
     ),
 }
 
 
-def detect(record: dict[str, Any] | str | BadRow) -> str:
-    """The name of the one format that the keys of `record` fit; a plain text is a document."""
+def _asks(keys: Keys) -> bool:
+    """Whether they are those of a preference pair with the question as a text of its own."""
+    others = {"prompt", "instruction", "conversations"}
+    return "question" in keys or ("input" in keys and not keys & others)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the rows of a file are read."""
+
+    format: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a column -> the file's."""
+
+
+def detect(
+    record: dict[str, Any] | str | BadRow,
+    stage: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> str:
+    """The name of the one format that the keys of `record` fit; a plain text is a document.
+
+    Of several it is the one that `stage` can train on. `columns` are those of `Reading`.
+    """
     if isinstance(record, BadRow):
         raise record
     if isinstance(record, str):
         return "text"
     # A file with columns for several formats leaves null what a row does not have.
-    filled = frozenset(key for key, value in record.items() if value is not None)
-    for keys in (filled, frozenset(record)):
+    named = _renamed(record, columns or {})
+    filled = frozenset(key for key, value in named.items() if value is not None)
+    for keys in (filled, frozenset(named)):
         found = [name for name, format in FORMATS.items() if format.matches(keys)]
+        if stage is not None:
+            found = [name for name in found if _fits(FORMATS[name].kind, stage)] or found
         if len(found) == 1:
             return found[0]
         if found:
-            raise BadRow("", f"could be {' or '.join(found)}: name its format")
+            fix = "name its format" + ("" if stage else " or the stage that it is for")
+            raise BadRow("", f"could be {' or '.join(found)}: {fix}")
     known = "; ".join(f"{name} ({format.schema})" for name, format in FORMATS.items())
-    raise BadRow("", f"has the keys {list(record)}, which fit no known format: {known}")
+    raise BadRow(
+        "",
+        f"has the keys {list(record)}, which fit no known format: {known}. Where the columns have "
+        "other names, say so with columns, such as {question: Question, answer: Response}",
+    )
 
 
-def detect_file(segments: Sequence[Segment]) -> str:
+def detect_file(
+    segments: Sequence[Segment], stage: str | None = None, columns: Mapping[str, str] | None = None
+) -> str:
     """The format of the first readable row of a file, for all of its rows."""
     problems = []
     for segment in segments:
         for record in read(segment):
             try:
-                return detect(record.value)
+                return detect(record.value, stage, columns)
             except BadRow as bad:
                 problems.append(f"{record.place}: {bad}")
                 if len(problems) == PROBLEMS_SHOWN:
@@ -164,27 +211,93 @@ def detect_file(segments: Sequence[Segment]) -> str:
     raise DataError(problems)
 
 
-def parse(record: dict[str, Any] | str | BadRow, name: str) -> Row:
-    """The row that `record` is in the format `name`, or raises `BadRow`."""
+def reading_of(
+    segments: Sequence[Segment], format: str, columns: Mapping[str, str], stage: str | None
+) -> Reading:
+    """How to read the file that was cut into `segments`; the format `auto` is found out.
+
+    Raises `DataError` where it cannot be, or where no row has a column of `columns`.
+    """
+    if columns:
+        _check_columns(segments, columns)
+    name = detect_file(segments, stage, columns) if format == "auto" else format
+    return Reading(name, columns)
+
+
+def _check_columns(segments: Sequence[Segment], columns: Mapping[str, str]) -> None:
+    known: dict[str, None] = {}
+    for record in (record for segment in segments for record in read(segment)):
+        if isinstance(record.value, dict):
+            known |= dict.fromkeys(record.value)
+        if known.keys() >= set(columns.values()):
+            return
+    there = ", ".join(list(known)[:COLUMNS_SHOWN]) or "none"
+    raise DataError(
+        [
+            f"{segments[0].file.path}: columns.{name}: no row has the column {column!r}, those "
+            f"there are: {there}"
+            for name, column in columns.items()
+            if column not in known
+        ]
+    )
+
+
+def _renamed(record: Object, columns: Mapping[str, str]) -> Object:
+    """`record` with our names for its columns."""
+    if not columns:
+        return record
+    taken = {*columns, *columns.values()}
+    others = {name: value for name, value in record.items() if name not in taken}
+    return {ours: record[name] for ours, name in columns.items() if name in record} | others
+
+
+def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
+    """The row that `record` is as `reading` (or the name of a format) says, or raises `BadRow`."""
     if isinstance(record, BadRow):
         raise record
+    if isinstance(reading, str):
+        reading = Reading(reading)
+    try:
+        if isinstance(record, dict):
+            record = _renamed(record, reading.columns)
+        return _parse(record, reading.format)
+    except BadRow as bad:
+        head = re.split(r"[\[.]", bad.field, maxsplit=1)[0]
+        raise BadRow(reading.columns.get(head, head) + bad.field[len(head) :], bad.reason) from None
+
+
+def _parse(record: dict[str, Any] | str, name: str) -> Row:
     if isinstance(record, str):
         if name != "text":
             raise BadRow("", f"is a line of text, expected {name} ({FORMATS[name].schema})")
         record = {"text": record}
+    kind = FORMATS[name].kind
+    if kind is not Document:
+        refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
+        refused(record, ("functions",), "is not read: rename it to tools")
+    if kind is Conversation and isinstance(record.get("kto_tag"), bool):
+        raise BadRow("kto_tag", TOLD_APART)
+    if given(record, "system_prompt") is not None:
+        if given(record, "system") is not None:
+            raise BadRow("system_prompt", "given together with system, keep one of them")
+        record = record | {"system": record["system_prompt"]}
     return FORMATS[name].read(record)
 
 
 def check_stage(kind: type[Row], stage: str) -> None:
     """Raises `BadRow` where `stage` cannot train on rows of that kind."""
-    wanted = KINDS[stage]
-    if kind is wanted or (wanted is Labelled and kind is Preference):
+    if _fits(kind, stage):
         return
+    wanted = KINDS[stage]
     if wanted is Document and kind is Conversation:
         fix = "make texts of them with `medgpt data convert`, or train with stage sft"
     else:
         fix = f"train with stage {' or '.join(s for s, known in KINDS.items() if known is kind)}"
     raise BadRow("", f"stage {stage} trains on {WORDS[wanted]}, these are {WORDS[kind]}: {fix}")
+
+
+def _fits(kind: type[Row], stage: str) -> bool:
+    return kind is KINDS[stage] or (KINDS[stage] is Labelled and kind is Preference)
 
 
 def for_stage(row: Row, stage: str) -> tuple[Row, ...]:

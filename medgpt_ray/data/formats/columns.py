@@ -1,13 +1,32 @@
 """Columns that several formats have: system, history, tools, and a prompt with its answers."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from medgpt_ray.data.formats.turns import Turn, check_order, read_turn, read_turns
-from medgpt_ray.data.rows import BadRow, check_text, check_values, kind, parse_json_text
+from medgpt_ray.data.rows import (
+    BadRow,
+    check_options,
+    check_shown,
+    check_text,
+    check_values,
+    is_blank,
+    kind,
+    parse_json_text,
+)
 from medgpt_ray.types import Message
 
 Object = dict[str, Any]
+ASKED = ("context", "contexts", "passage", "input", "instruction", "query")
+"""Columns with a part of the question, in whatever case."""
+TOLD_APART = (
+    "tells good answers from bad ones, such rows are for stage kto: leave the bad ones out, and "
+    "this column"
+)
+"""Of a label beside a conversation."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_HH_ROLE = re.compile(r"\n\n(Human|Assistant):")
 
 
 def required(record: Object, name: str) -> Any:
@@ -19,14 +38,24 @@ def required(record: Object, name: str) -> Any:
 def given(record: Object, name: str) -> Any:
     """An optional column; None where it is null or a blank text."""
     value = record.get(name)
-    return None if isinstance(value, str) and not value.strip() else value
+    return None if is_blank(value) else value
 
 
 def refused(record: Object, names: Sequence[str], reason: str) -> None:
     """Raises for a column that would change the meaning of the row and that a format lacks."""
     for name in names:
-        if given(record, name) not in (None, [], "[]"):
+        if given(record, name) not in (None, [], {}, "[]"):
             raise BadRow(name, reason)
+
+
+def check_asked(record: Object, prompt: Sequence[Turn]) -> None:
+    """Raises for options, a context or the like that the prompt does not hold."""
+    question = "\n".join(turn.message["content"] for turn in prompt)
+    check_options(record, question)
+    names = [name for name in record if name.lower() in ASKED]
+    if "instruction" not in record:  # elsewhere a query is one of a data base
+        names = [name for name in names if name.lower() != "query"]
+    check_shown(record, names, question, "write it there")
 
 
 def read_tools(record: Object) -> tuple[dict[str, Any], ...]:
@@ -82,9 +111,31 @@ def read_history(record: Object) -> list[Turn]:
 
 
 def read_prompt(record: Object) -> list[Turn]:
-    """The column `prompt`: the user's text, or turns."""
+    """The column `prompt`: the user's text, or turns, or those of HH-RLHF as one text."""
     value = required(record, "prompt")
-    return read_turns(value, "prompt") if isinstance(value, list) else [user(value, "prompt")]
+    if isinstance(value, list):
+        return read_turns(value, "prompt")
+    if is_hh(value) and value.rstrip().endswith("\n\nAssistant:"):
+        return hh_turns(value.rstrip().removesuffix("\n\nAssistant:"), "prompt")
+    return [user(value, "prompt")]
+
+
+def is_hh(value: Any) -> bool:
+    """Whether it is a conversation as HH-RLHF writes it: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    return (
+        isinstance(value, str)
+        and value.lstrip("\n").startswith("Human:")
+        and ("\n\nAssistant:" in value)
+    )
+
+
+def hh_turns(text: str, field: str) -> list[Turn]:
+    """The turns of such a conversation."""
+    _, *parts = _HH_ROLE.split("\n\n" + text.lstrip("\n"))
+    return [
+        (user if who == "Human" else assistant)(said.strip(), f"{field}[{index}]")
+        for index, (who, said) in enumerate(zip(parts[::2], parts[1::2], strict=True))
+    ]
 
 
 def read_answer(record: Object, name: str) -> list[Turn]:
@@ -96,22 +147,27 @@ def read_answer(record: Object, name: str) -> list[Turn]:
 
 
 def read_instruction(record: Object) -> Turn:
-    """Alpaca's question: the column `instruction` and, after an empty line, the column `input`."""
-    instruction, extra = required(record, "instruction"), given(record, "input")
+    """Alpaca's question: the column `instruction` and, after an empty line, the column `input`,
+    which Dolly calls `context`."""
+    instruction = required(record, "instruction")
+    name = "input" if given(record, "input") is not None else "context"
+    extra = given(record, name)
     if extra is None:
         text = check_text(instruction, "instruction")
-    elif instruction == "":
-        text = check_text(extra, "input")
+    elif is_blank(instruction):
+        text = check_text(extra, name)
     else:
-        text = f"{check_text(instruction, 'instruction')}\n\n{check_text(extra, 'input')}"
+        text = f"{check_text(instruction, 'instruction')}\n\n{check_text(extra, name)}"
     return user(text, "instruction")
 
 
-def completion_column(record: Object) -> str:
-    """What the column with the answer is called, completion or response."""
-    if "completion" in record and "response" in record:
-        raise BadRow("completion", "given together with response, keep one of them")
-    return "response" if "response" in record else "completion"
+def one_column(record: Object, name: str, other: str) -> str:
+    """Which of two names a column has, `name` where it is missing."""
+    if given(record, other) is None:
+        return other if other in record and name not in record else name
+    if given(record, name) is not None:
+        raise BadRow(name, f"given together with {other}, keep one of them")
+    return other
 
 
 def go_on(prompt: Sequence[Turn], answer: Sequence[Turn], name: str) -> tuple[Message, ...]:

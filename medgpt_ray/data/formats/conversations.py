@@ -4,13 +4,15 @@ import json
 from typing import Any
 
 from medgpt_ray.data.formats.columns import (
+    TOLD_APART,
     Object,
     assistant,
-    completion_column,
+    check_asked,
     exchanges,
     go_on,
     inexpressible,
     no_tools,
+    one_column,
     read_answer,
     read_history,
     read_instruction,
@@ -22,7 +24,7 @@ from medgpt_ray.data.formats.columns import (
     with_system,
 )
 from medgpt_ray.data.formats.turns import check_order, openai_turns, read_turns, sharegpt_turns
-from medgpt_ray.data.rows import check_text
+from medgpt_ray.data.rows import BadRow, check_text, number_as_text
 from medgpt_ray.types import Conversation, Document
 
 
@@ -35,8 +37,23 @@ def write_text(row: Document) -> Object:
 
 
 def read_sharegpt(record: Object) -> Conversation:
-    turns = with_system(record, read_turns(required(record, "conversations"), "conversations"))
+    _refuse_beside_turns(record)
+    value = required(record, "conversations")
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value):
+        turns = [  # LIMA's
+            (assistant if index % 2 else user)(text, f"conversations[{index}]")
+            for index, text in enumerate(value)
+        ]
+    else:
+        turns = read_turns(value, "conversations")
+    turns = with_system(record, turns)
     return Conversation(check_order(turns, "conversations"), read_tools(record))
+
+
+def _refuse_beside_turns(record: Object) -> None:
+    refused(record, ("history",), "not read beside turns: put its turns before them")
+    if isinstance(record.get("label"), bool):
+        raise BadRow("label", TOLD_APART)
 
 
 def write_sharegpt(row: Conversation) -> Object:
@@ -47,11 +64,15 @@ def tools_as_text(tools: tuple[dict[str, Any], ...]) -> Object:
     """The column `tools` as ShareGPT's files have it: JSON text, of bare functions."""
     if not tools:
         return {}
-    bare = [tool["function"] if set(tool) == {"type", "function"} else tool for tool in tools]
-    return {"tools": json.dumps(bare, ensure_ascii=False)}
+    written = [
+        tool["function"] if tool == {"type": "function", "function": tool["function"]} else tool
+        for tool in tools
+    ]
+    return {"tools": json.dumps(written, ensure_ascii=False)}
 
 
 def read_messages(record: Object) -> Conversation:
+    _refuse_beside_turns(record)
     turns = with_system(record, read_turns(required(record, "messages"), "messages"))
     return Conversation(check_order(turns, "messages"), read_tools(record))
 
@@ -66,9 +87,11 @@ def as_tools(tools: tuple[dict[str, Any], ...]) -> Object:
 
 def read_alpaca(record: Object) -> Conversation:
     refused(record, ("tools",), "alpaca rows have none: use the sharegpt or messages format")
-    answer = assistant(required(record, "output"), "output")
+    name = one_column(record, "output", "response")
+    answer = assistant(required(record, name), name)
     prompt = with_system(record, [*read_history(record), read_instruction(record)])
-    return Conversation(go_on(prompt, [answer], "output"))
+    check_asked(record, prompt)
+    return Conversation(go_on(prompt, [answer], name))
 
 
 def write_alpaca(row: Conversation) -> Object:
@@ -87,8 +110,9 @@ def system_and_history(system: str, texts: list[str]) -> Object:
 
 def read_prompt_completion(record: Object) -> Conversation:
     refused(record, ("history",), "not read beside prompt: put the turns into prompt, as messages")
-    name = completion_column(record)
+    name = one_column(record, "completion", "response")
     prompt = with_system(record, read_prompt(record))
+    check_asked(record, prompt)
     return Conversation(go_on(prompt, read_answer(record, name), name), read_tools(record))
 
 
@@ -101,9 +125,17 @@ def read_qa(record: Object) -> Conversation:
     reason = "question and answer are a whole conversation: use the alpaca or messages format"
     refused(record, ("system", "history", "tools"), reason)
     names = ("问", "答") if "问" in record else ("question", "answer")
-    question, answer = (required(record, name) for name in names)
-    messages = go_on([user(question, names[0])], [assistant(answer, names[1])], names[1])
-    return Conversation(messages)
+    question, answer = (_only(required(record, name)) for name in names)
+    prompt = [user(question, names[0])]
+    check_asked(record, prompt)
+    return Conversation(go_on(prompt, [assistant(number_as_text(answer), names[1])], names[1]))
+
+
+def _only(value: Any) -> Any:
+    """What a list of one, as Huatuo-26M has them, holds; all else as it is."""
+    while isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    return value
 
 
 def write_qa(row: Conversation) -> Object:

@@ -1,17 +1,22 @@
 """Formats of preference pairs and of labelled answers: reading a row of them and writing one."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from medgpt_ray.data.formats import conversations as talk
 from medgpt_ray.data.formats.columns import (
     Object,
     assistant,
-    completion_column,
+    check_asked,
     exchanges,
     given,
     go_on,
+    hh_turns,
     inexpressible,
+    is_hh,
     no_tools,
+    one_column,
     read_answer,
     read_history,
     read_instruction,
@@ -25,10 +30,11 @@ from medgpt_ray.data.formats.columns import (
 from medgpt_ray.data.formats.conversations import as_tools, system_and_history, tools_as_text
 from medgpt_ray.data.formats.turns import Turn, openai_turns, read_turns, sharegpt_turns
 from medgpt_ray.data.rows import BadRow, kind
-from medgpt_ray.types import Labelled, Message, Preference
+from medgpt_ray.types import Conversation, Labelled, Message, Preference
 
 
 def read_conversations(record: Object) -> Preference:
+    refused(record, ("history",), "not read beside turns: put its turns before them")
     turns = read_turns(required(record, "conversations"), "conversations")
     prompt = with_system(record, turns)
     chosen, rejected = read_answer(record, "chosen"), read_answer(record, "rejected")
@@ -54,6 +60,7 @@ def _text_or_turns(messages: Sequence[Message]) -> str | list[dict[str, str]]:
 def read_alpaca(record: Object) -> Preference:
     refused(record, ("tools",), "alpaca rows have none: use the preference format")
     prompt = with_system(record, [*read_history(record), read_instruction(record)])
+    check_asked(record, prompt)
     return _pair(record, prompt, read_answer(record, "chosen"), read_answer(record, "rejected"))
 
 
@@ -71,8 +78,10 @@ def write_alpaca(row: Preference) -> Object:
 
 def read_question(record: Object) -> Preference:
     refused(record, ("tools",), "not read beside question: use the preference format")
-    question = user(required(record, "question"), "question")
+    name = one_column(record, "question", "input")
+    question = user(required(record, name), name)
     prompt = with_system(record, [*read_history(record), question])
+    check_asked(record, prompt)
     prefix = "" if "chosen" in record or "rejected" in record else "response_"
     chosen, rejected = (
         assistant(required(record, prefix + name), prefix + name) for name in ("chosen", "rejected")
@@ -105,12 +114,29 @@ def _texts(row: Preference, format: str) -> tuple[str, list[str], str, str, str]
 def read_preference(record: Object) -> Preference:
     reason = "not read beside prompt: put the turns into prompt, as messages"
     refused(record, ("history",), reason)
-    chosen, rejected = read_answer(record, "chosen"), read_answer(record, "rejected")
+    if "preferred_output" in record:
+        return _read_openai(record)
+    chosen, rejected = (
+        hh_turns(record[name], name) if is_hh(record.get(name)) else read_answer(record, name)
+        for name in ("chosen", "rejected")
+    )
     if all(turns[0].message["role"] in ("system", "user") for turns in (chosen, rejected)):
         prompt, chosen, rejected = _common_prompt(record, chosen, rejected)
     else:
         prompt = with_system(record, read_prompt(record))
+    check_asked(record, prompt)
     return _pair(record, prompt, chosen, rejected)
+
+
+def _read_openai(record: Object) -> Preference:
+    """A row of OpenAI's preference fine-tuning."""
+    asked = required(record, "input")
+    if not isinstance(asked, dict) or "messages" not in asked:
+        raise BadRow("input", "expected an object with messages")
+    prompt = with_system(record, read_turns(asked["messages"], "input.messages"))
+    chosen = read_answer(record, "preferred_output")
+    rejected = read_answer(record, "non_preferred_output")
+    return _pair(record | {"tools": asked.get("tools")}, prompt, chosen, rejected)
 
 
 def _common_prompt(
@@ -146,9 +172,10 @@ def write_preference(row: Preference) -> Object:
 def _pair(
     record: Object, prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]
 ) -> Preference:
-    whole, other = go_on(prompt, chosen, "chosen"), go_on(prompt, rejected, "rejected")
+    whole, other = (go_on(prompt, turns, _column(turns)) for turns in (chosen, rejected))
     if whole == other:
-        raise BadRow("rejected", "is the same as chosen: a pair needs two different answers")
+        reason = f"is the same as {_column(chosen)}: a pair needs two different answers"
+        raise BadRow(_column(rejected), reason)
     margin = record.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise BadRow("margin", f"is {kind(margin)}, expected a number")
@@ -163,21 +190,39 @@ def _pair(
     )
 
 
+def _column(turns: Sequence[Turn]) -> str:
+    return re.split(r"[\[.]", turns[0].field, maxsplit=1)[0]
+
+
 def _margin(row: Preference) -> Object:
     return {} if row.margin is None else {"margin": row.margin}
 
 
 def read_labelled(record: Object) -> Labelled:
-    reason = "not read beside prompt: put the turns into prompt, as messages"
-    refused(record, ("history",), reason)
-    label: Any = required(record, "label")
-    if not isinstance(label, bool):
-        raise BadRow("label", f"is {kind(label)}, expected true (a good answer) or false")
-    name = completion_column(record)
-    prompt = with_system(record, read_prompt(record))
-    messages = go_on(prompt, read_answer(record, name), name)
-    size = len(prompt)
-    return Labelled(messages[:size], messages[size:], label, read_tools(record))
+    name = one_column(record, "label", "kto_tag")
+    label: Any = required(record, name)
+    if not isinstance(label, int) or label not in (0, 1):
+        what = repr(label) if isinstance(label, int) else kind(label)
+        raise BadRow(name, f"is {what}, expected true (a good answer) or false")
+    if "prompt" in record:
+        reason = "not read beside prompt: put the turns into prompt, as messages"
+        refused(record, ("history",), reason)
+        name = one_column(record, "completion", "response")
+        prompt = with_system(record, read_prompt(record))
+        messages = go_on(prompt, read_answer(record, name), name)
+        check_asked(record, prompt)
+        size = len(prompt)
+    else:
+        messages = _answered(record | {name: None}).messages
+        size = len(messages) - 1
+    return Labelled(messages[:size], messages[size:], bool(label), read_tools(record))
+
+
+def _answered(record: Object) -> Conversation:
+    """The conversation whose last turn LLaMA-Factory's KTO rows label."""
+    if "messages" in record:
+        return talk.read_messages(record)
+    return talk.read_sharegpt(record) if "conversations" in record else talk.read_alpaca(record)
 
 
 def write_labelled(row: Labelled) -> Object:

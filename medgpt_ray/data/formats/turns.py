@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medgpt_ray.data.rows import BadRow, check_text, check_values, kind, parse_json_text
+from medgpt_ray.data.rows import (
+    BadRow,
+    check_text,
+    check_values,
+    is_blank,
+    kind,
+    parse_json_text,
+)
 from medgpt_ray.types import Message
 
 ROLES = {
@@ -17,27 +24,42 @@ ROLES = {
     "gpt": "assistant",
     "assistant": "assistant",
     "model": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "function_call": "assistant",
     "observation": "tool",
     "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
 }
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
+_THOUGHTS = "put it into content, as the chat template writes thoughts"
+_NO_LOSS = "no turn can be left out of the loss: leave it out of the row"
 UNREAD = {
     "function_call": "write calls as tool_calls",
-    "reasoning_content": "put it into content, as the chat template writes thoughts",
-    "weight": "no turn can be left out of the loss: leave it out of the row",
+    "reasoning_content": _THOUGHTS,
+    "reasoning": _THOUGHTS,
+    "thinking": _THOUGHTS,
+    "weight": _NO_LOSS,
+    "loss": _NO_LOSS,
+    "train": _NO_LOSS,
 }
 """Keys of an assistant's turn that say what is trained on, and what to do as they are not read."""
 
-# Who may speak after whom; "call" is an assistant that calls tools.
+# Who may speak after whom; "call" is an assistant that calls tools, "written call" one that does so
+# in its text, as Hermes writes it.
+WRITTEN_CALL = "<tool_call>"
 _NEXT = {
     "": ("system", "user"),
     "system": ("user",),
-    "user": ("assistant", "call"),
+    "user": ("assistant", "call", "written call"),
     "assistant": ("user",),
     "call": ("tool",),
-    "tool": ("tool", "assistant", "call"),
+    "written call": ("tool", "user"),
+    "tool": ("tool", "assistant", "call", "written call"),
 }
 
 
@@ -53,13 +75,16 @@ class Turn:
 
 
 def read_turns(value: Any, field: str) -> list[Turn]:
-    """The turns of the list `value`. An assistant's text before its call is one turn with it."""
+    """The turns of the list `value`. An assistant's text before its call is one turn with it; an
+    empty system message is none."""
     if not isinstance(value, list):
         raise BadRow(field, f"is {kind(value)}, expected a list of turns")
     if not value:
         raise BadRow(field, "empty list, expected at least one turn")
     turns: list[Turn] = []
     for index, item in enumerate(value):
+        if _is_empty_system(item):
+            continue
         turn = read_turn(item, f"{field}[{index}]")
         before = turns[-1].message if turns else {"role": ""}
         calls_only = item.get("from") == "function_call"
@@ -68,7 +93,18 @@ def read_turns(value: Any, field: str) -> list[Turn]:
             turns[-1] = Turn(turns[-1].field, message)
         else:
             turns.append(turn)
+    if not turns:
+        raise BadRow(field, "has only an empty system message, expected at least one turn")
     return _in_order_of_calls(turns)
+
+
+def _is_empty_system(item: Any) -> bool:
+    if not isinstance(item, dict):
+        return False
+    who, what = ("from", "value") if "from" in item else ("role", "content")
+    if item.get(who) not in ("system", "developer"):
+        return False
+    return is_blank(item[what]) if what in item else len(item) == 1  # Parquet leaves out null
 
 
 def read_turn(item: Any, field: str) -> Turn:
@@ -87,7 +123,7 @@ def read_turn(item: Any, field: str) -> Turn:
         raise BadRow(f"{field}.{who}", f"{role!r} is not one of {', '.join(ROLES)}")
     message: Message = {"role": ROLES[role], "content": ""}
     for name, fix in UNREAD.items() if message["role"] == "assistant" else ():
-        if item.get(name) not in (None, "", 1):
+        if not is_blank(item.get(name)) and item[name] != 1:
             raise BadRow(f"{field}.{name}", f"is not read: {fix}")
     calls = item.get("tool_calls")
     if role == "function_call":
@@ -95,10 +131,13 @@ def read_turn(item: Any, field: str) -> Turn:
         return Turn(f"{field}.{who}", message)
     if calls and message["role"] != "assistant":
         raise BadRow(f"{field}.tool_calls", f"only an assistant calls tools, this is {role}")
-    if not calls or item.get(what):
-        if what not in item:
-            raise BadRow(f"{field}.{what}", "missing")
-        message["content"] = _text(item[what], f"{field}.{what}")
+    if what not in item and not calls:
+        raise BadRow(f"{field}.{what}", "missing")
+    content = item.get(what)
+    nothing = is_blank(content) or content == []
+    may_be_nothing = calls or (message["role"] == "tool" and content is not None)
+    if not (nothing and may_be_nothing):
+        message["content"] = _text(content, f"{field}.{what}")
     if calls:
         message["tool_calls"] = _calls(calls, f"{field}.tool_calls")
         return Turn(f"{field}.{who}", message, tuple(call.get("id") for call in calls))
@@ -178,7 +217,7 @@ def check_order(turns: Sequence[Turn], field: str) -> tuple[Message, ...]:
     speaker, open_calls = "", 0
     for turn in turns:
         message = turn.message
-        before, speaker = speaker, "call" if "tool_calls" in message else message["role"]
+        before, speaker = speaker, _speaker(message)
         if speaker not in _NEXT[before]:
             raise BadRow(turn.field, _wrong_order(speaker, before))
         if speaker == "tool":
@@ -187,17 +226,29 @@ def check_order(turns: Sequence[Turn], field: str) -> tuple[Message, ...]:
                 raise BadRow(turn.field, "answers of tools are more than the calls before them")
         elif speaker == "call":
             open_calls = len(message["tool_calls"])
-    if speaker not in ("assistant", "call"):
+        elif speaker == "written call":
+            open_calls = message["content"].count(WRITTEN_CALL)
+    if speaker not in ("assistant", "call", "written call"):
         raise BadRow(field, f"ends with the {speaker}, the last turn must be the assistant's")
     return tuple(turn.message for turn in turns)
+
+
+def _speaker(message: Message) -> str:
+    if "tool_calls" in message:
+        return "call"
+    written = message["role"] == "assistant" and WRITTEN_CALL in message["content"]
+    return "written call" if written else str(message["role"])
 
 
 def _wrong_order(speaker: str, before: str) -> str:
     if speaker == "system":
         return "a system message can only come first"
     if speaker == "tool":
-        return "a tool's answer without a call in the turn before"
-    names = {"call": "assistant"}
+        return (
+            "a tool's answer without a call in the turn before: write the call as a turn "
+            "function_call or as tool_calls"
+        )
+    names = {"call": "assistant", "written call": "assistant"}
     who, after = names.get(speaker, speaker), names.get(before, before)
     if not before:
         return f"the first turn is the {who}'s, expected the user's"
@@ -209,7 +260,7 @@ def sharegpt_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     """{from, value} of each; an assistant's text and its calls become two turns."""
     turns = []
     for message in messages:
-        if message["content"]:
+        if "tool_calls" not in message or message["content"]:
             role = SHAREGPT_ROLES[message["role"]]
             turns.append({"from": role, "value": message["content"]})
         if "tool_calls" in message:

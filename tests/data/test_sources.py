@@ -1,0 +1,65 @@
+"""The files of a run's sources: read as the stage takes them, with columns of other names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgpt_ray.config.supervised import SftRun, Source
+from medgpt_ray.data.examples import Work, tokenise
+from medgpt_ray.data.formats import Reading
+from medgpt_ray.data.opening import find_data, open_data
+from medgpt_ray.data.rows import DataError
+from medgpt_ray.data.sources import open_source
+
+COLUMNS = {"question": "Question", "answer": "Response"}
+
+
+def write(path: Path, *rows: Any) -> str:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def row(question: str, answer: str = "5 mg.") -> dict[str, str]:
+    return {"Question": question, "Response": answer}
+
+
+def test_the_stage_decides_between_formats(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"instruction": "a", "output": "b", "text": "c"})
+    for stage, format in (("sft", "alpaca"), ("pt", "text")):
+        assert open_source(Source(path=path), stage).formats == {path: format}
+    with pytest.raises(DataError, match="could be alpaca or text: name its format"):
+        open_source(Source(path=path), "dpo")
+
+
+def test_rows_with_columns_of_other_names_become_examples(tiny_model: Path, tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", row("Which dose?"), row("Why?", ""))
+    held = write(tmp_path / "held.jsonl", {"Q": "How often?", "A": "Daily."})
+    config = SftRun.model_validate(
+        {
+            "stage": "sft",
+            "output_dir": str(tmp_path / "run"),
+            "model": {"path": str(tiny_model)},
+            "data": {
+                "train": [{"path": train, "columns": COLUMNS}],
+                "validation": {"path": held, "columns": {"question": "Q", "answer": "A"}},
+            },
+        }
+    )
+    files = find_data(config)
+    opened = open_data(config, files, str(tiny_model))
+    ((segment, reading),) = files.train[0].segments
+    assert reading == Reading("qa", COLUMNS)
+    assert [example.place for example in opened.validation] == [f"{held}:1"]
+    (table,) = tokenise(Work(segment, reading, 0, 0, 1.0), 0, opened.recipe)
+    assert table["problem"].to_pylist() == ["", "Response: empty, expected text"]
+
+
+def test_a_source_without_a_named_column_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row("Which dose?"))
+    with pytest.raises(DataError, match=r"columns\.answer: no row has the column 'Answer'"):
+        open_source(Source(path=path, columns=COLUMNS | {"answer": "Answer"}), "sft")
+    (tmp_path / "a.txt").write_text("Fever is a sign.\n")
+    with pytest.raises(DataError, match="no row has the column 'body', those there are: none"):
+        open_source(Source(path=f"{tmp_path}/a.txt", columns={"text": "body"}), "pt")
