@@ -153,6 +153,10 @@ def test_a_wrong_turn_is_named(turns: Any, expected: str) -> None:
             sharegpt(("system", "a"), H, G, system="b"),
             "system: given together with conversations[0]",
         ),
+        (
+            sharegpt(("system", "a"), H, G, system_prompt="b"),
+            "system_prompt: given together with conversations[0]",
+        ),
         (sharegpt(H, G, system=5), "system: is a number"),
         ({"instruction": "a"}, "output: missing"),
         ({"instruction": None, "output": "b"}, "instruction: is null"),

@@ -143,6 +143,11 @@ def test_the_formats_are_those_of_the_configuration() -> None:
             "sharegpt",
             (ASK, SAY),
         ),
+        (
+            {"messages": [SYSTEM, ASK, SAY], "system_prompt": "Be brief."},
+            "messages",
+            (SYSTEM, ASK, SAY),
+        ),
         ({"question": ["Which dose?"], "answer": [["5 mg."]]}, "qa", (ASK, SAY)),
     ],
 )
@@ -553,10 +558,10 @@ def test_every_column_that_is_written_can_be_named() -> None:
 
 def test_a_file_has_the_format_of_its_first_readable_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{\n{"body": 1}\n{"question": "a", "answer": "b"}\n{"text": "c"}\n')
+    path.write_text('{"body"\n{"body": 1}\n{"question": "a", "answer": "b"}\n{"text": "c"}\n')
     (file,) = find(str(path))
     assert detect_file(segments(file, 1)) == "qa"
-    path.write_text('{\n{"body": 1}\n')
+    path.write_text('{"body"\n{"body": 1}\n')
     with pytest.raises(DataError) as caught:
         detect_file(segments(file))
     first, second = caught.value.problems

@@ -257,31 +257,33 @@ def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
         raise record
     if isinstance(reading, str):
         reading = Reading(reading)
+    format, columns = FORMATS[reading.format], reading.columns
+    if isinstance(record, str):
+        if format.kind is not Document:
+            expected = f"{reading.format} ({format.schema})"
+            raise BadRow("", f"is a line of text, expected {expected}")
+        record = {"text": record}
+    record = _renamed(record, columns)
+    if format.kind is not Document and given(record, "system_prompt") is not None:
+        if given(record, "system") is not None:
+            raise BadRow("system_prompt", "given together with system, keep one of them")
+        columns = {**columns, "system": "system_prompt"}
+        record = record | {"system": record["system_prompt"]}
     try:
-        if isinstance(record, dict):
-            record = _renamed(record, reading.columns)
-        return _parse(record, reading.format)
+        _check_unread(record, format.kind)
+        return format.read(record)
     except BadRow as bad:
         head = re.split(r"[\[.]", bad.field, maxsplit=1)[0]
-        raise BadRow(reading.columns.get(head, head) + bad.field[len(head) :], bad.reason) from None
+        raise BadRow(columns.get(head, head) + bad.field[len(head) :], bad.reason) from None
 
 
-def _parse(record: dict[str, Any] | str, name: str) -> Row:
-    if isinstance(record, str):
-        if name != "text":
-            raise BadRow("", f"is a line of text, expected {name} ({FORMATS[name].schema})")
-        record = {"text": record}
-    kind = FORMATS[name].kind
+def _check_unread(record: Object, kind: type[Row]) -> None:
+    """Raises `BadRow` for a column that no format reads and that changes what is learned."""
     if kind is not Document:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
         refused(record, ("functions",), "is not read: rename it to tools")
     if kind is Conversation and isinstance(record.get("kto_tag"), bool):
         raise BadRow("kto_tag", TOLD_APART)
-    if given(record, "system_prompt") is not None:
-        if given(record, "system") is not None:
-            raise BadRow("system_prompt", "given together with system, keep one of them")
-        record = record | {"system": record["system_prompt"]}
-    return FORMATS[name].read(record)
 
 
 def check_stage(kind: type[Row], stage: str) -> None:

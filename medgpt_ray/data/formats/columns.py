@@ -83,11 +83,13 @@ def _tool(tool: Any, field: str) -> dict[str, Any]:
 
 
 def with_system(record: Object, turns: list[Turn]) -> list[Turn]:
-    """`turns` after the column `system`, where that holds something."""
+    """`turns` after the column `system`, where that holds something that they do not begin with."""
     value = given(record, "system")
     if value is None:
         return turns
     if turns[0].message["role"] == "system":
+        if turns[0].message["content"] == value:
+            return turns
         raise BadRow("system", f"given together with {turns[0].field}, keep one of them")
     message = {"role": "system", "content": check_text(value, "system")}
     return [Turn("system", message), *turns]
