@@ -165,6 +165,7 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
 
 def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
     """Those of training and of the held-out file, and what is wrong with them."""
+    from medgpt_ray.data.files import find
     from medgpt_ray.data.prompts import DataError, read_prompts
 
     prompts, problems = [], []
@@ -174,8 +175,11 @@ def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
                 prompts += read_prompts(path, tokenizer, config.data)
             except DataError as error:
                 problems += error.problems
-        elif not Path(path).is_file():  # without a tokenizer the rows themselves cannot be checked
-            problems.append(f"{path}: no such file (relative to {Path.cwd()})")
+            continue
+        try:  # without a tokenizer the rows themselves cannot be checked
+            find(path)
+        except DataError as error:
+            problems += error.problems
     return prompts, problems
 
 

@@ -23,6 +23,7 @@ from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.algos.adaptive_kl import next_coefficient
 from medgpt_ray.algos.dapo import teaches
 from medgpt_ray.config.schema import RlRun
+from medgpt_ray.data.files import find
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.heldout import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, finishing, interruptible
@@ -93,8 +94,12 @@ def _attempt(config: RlRun, run: RunDirectory, resume: bool) -> None:
 
 
 def _data_files(config: RlRun) -> dict[str, list[str]]:
-    heldout = [config.data.heldout] if config.data.heldout else []
-    return {"train": [config.data.train], "heldout": heldout}
+    """Those on disk, by their use."""
+    paths = {"train": config.data.train, "heldout": config.data.heldout}
+    return {
+        use: [file.path for file in find(path) if file.kind != "hf"] if path else []
+        for use, path in paths.items()
+    }
 
 
 STOPS = (RunFailed, Interrupted, WeightAuditError, RunDirectoryError, OSError)

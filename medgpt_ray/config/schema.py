@@ -82,9 +82,10 @@ class Model(Section):
 
 class Data(Section):
     train: PathText
-    """JSONL file of prompts: `question` (or `messages`), `answer`, any columns the rewards use."""
+    """Prompts: `question` (or `messages`), `answer`, any columns the rewards use. File, directory,
+    glob or `hf:NAME`: JSONL, JSON, Parquet."""
     heldout: str | None = None
-    """JSONL file that is never trained on; scored before and after training."""
+    """Prompts that are never trained on; scored before and after training."""
     system_prompt: str | None = None
     """Put before every prompt that has no system message of its own."""
     max_prompt_tokens: Positive = 512

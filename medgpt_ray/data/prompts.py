@@ -1,6 +1,6 @@
 """Prompts of a reinforcement-learning run: read, checked, rendered, and drawn in a seeded order.
 
-A row of the JSONL file holds `question` (one user turn; `problem` is another name) or `messages` (a
+A row of the data holds `question` (one user turn; `problem` is another name) or `messages` (a
 conversation that ends with the user) or `prompt` (either), an optional `answer` (the gold, or a
 list of equally good golds; a number is its text) and any other columns, which rewards see
 untouched. Nothing is truncated and no row is dropped: a bad row is an error.
@@ -8,6 +8,7 @@ untouched. Nothing is truncated and no row is dropped: a bad row is an error.
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
+from medgpt_ray.data.files import find, read, segments
 from medgpt_ray.data.rows import (
     BadRow,
     DataError,
     check_options,
     check_text,
-    check_values,
     is_blank,
     kind,
     number_as_text,
-    parse_json,
 )
 from medgpt_ray.types import Prompt
 
@@ -37,9 +37,9 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) -> list[Prompt]:
-    """All rows of the JSONL file `path`, rendered with the tokenizer's chat template.
+    """All rows of what `path` names, rendered with the tokenizer's chat template.
 
-    Blank lines are skipped. Raises `DataError` with every problem of the file.
+    Raises `DataError` with every problem.
     """
     problems: list[str] = []
     if not tokenizer.chat_template:
@@ -47,53 +47,38 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
             f"{tokenizer.name_or_path or 'tokenizer'}: chat_template: missing, use an instruct "
             "model or add chat_template.jinja to the model directory"
         )
-    content = _read_bytes(path, problems)
     prompts: list[Prompt] = []
-    blank = True
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        blank = False
-        try:
-            row = _with_text_answers(_parse(line))
-            messages = _messages(row, data.system_prompt)
-            token_ids = _render(messages, tokenizer, data) if tokenizer.chat_template else ()
-        except BadRow as bad:
-            problems.append(f"{path}:{number}: {bad}")
-            continue
-        prompts.append(Prompt(f"{Path(path).name}:{number}", messages, token_ids, row))
-    if blank and not problems:
-        problems.append(f"{path}: empty file, expected one JSON object a line")
+    seen: Counter[str] = Counter()
+    try:
+        files = find(path)
+        alike = len({Path(file.path).name for file in files}) < len(files)
+        for record in (
+            record for file in files for part in segments(file) for record in read(part)
+        ):
+            try:
+                row = _with_text_answers(_object(record.value))
+                messages = _messages(row, data.system_prompt)
+                token_ids = _render(messages, tokenizer, data) if tokenizer.chat_template else ()
+            except BadRow as bad:
+                problems.append(f"{record.place}: {bad}")
+                continue
+            place = f"{record.path if alike else Path(record.path).name}:{record.line}"
+            seen[place] += 1  # a list of JSON may stand on one line
+            id = place if seen[place] == 1 else f"{place}#{seen[place]}"
+            prompts.append(Prompt(id, messages, token_ids, row))
+    except DataError as error:
+        problems += error.problems
     if problems:
         raise DataError(problems)
     return prompts
 
 
-def _read_bytes(path: str, problems: list[str]) -> bytes:
-    """The file without a byte order mark, which is a problem of its own; b"" when unreadable."""
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        problems.append(f"{path}: no such file (relative to {Path.cwd()})")
-        return b""
-    except OSError as error:
-        problems.append(f"{path}: cannot be read: {error.strerror}")
-        return b""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        problems.append(f"{path}: is UTF-16, save it as UTF-8 without a byte order mark")
-        return b""
-    if content.startswith(BOM):
-        problems.append(f"{path}:1: byte order mark, save it as UTF-8 without one")
-        return content.removeprefix(BOM)
-    return content
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    row = parse_json(line)
-    if not isinstance(row, dict):
-        raise BadRow("", f'is {kind(row)}, expected a JSON object like {{"question": ...}}')
-    check_values(row)
-    return row
+def _object(value: dict[str, Any] | str | BadRow) -> dict[str, Any]:
+    if isinstance(value, BadRow):
+        raise value
+    if isinstance(value, str):
+        raise BadRow("", 'is a line of text, expected a JSON object like {"question": ...}')
+    return value
 
 
 def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str, str], ...]:
@@ -115,10 +100,11 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
 
 
 def _with_text_answers(row: dict[str, Any]) -> dict[str, Any]:
-    """`row` with a text, or a list of texts, as its answer where it has one."""
-    if "answer" not in row:
-        return row
-    answer = row["answer"]
+    """`row` with a text, or a list of texts, as its answer where it has one; null is none, as
+    Parquet has it."""
+    answer = row.get("answer")
+    if answer is None:
+        return {name: value for name, value in row.items() if name != "answer"}
     texts = [number_as_text(one) for one in (answer if isinstance(answer, list) else [answer])]
     if not texts:
         raise BadRow("answer", "empty list, give an answer or leave the field out")

@@ -1,9 +1,12 @@
 """Prompts: rendering, every class of bad row, and the resumable cursor."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
@@ -170,13 +173,13 @@ def test_all_problems_come_at_once_and_the_message_is_capped(
     assert shown[-1] == "... and 10 more (30 problems in all)"
 
 
-def test_a_byte_order_mark_is_reported_beside_the_rows_own_problems(
+def test_a_byte_order_mark_is_reported_beside_other_problems(
     tmp_path: Path, tokenizer: Any
 ) -> None:
-    found = problems(tmp_path, tokenizer, b"\xef\xbb\xbf" + lines({"question": 1}))
+    found = problems(tmp_path, tokenizer, b"\xef\xbb\xbf" + lines({"question": 1}) * 2)
     assert [problem.split(",")[0] for problem in found] == [
         ":1: byte order mark",
-        ":1: question: is a number",
+        ":2: question: is a number",
     ]
     utf16 = '{"question": "a"}'.encode("utf-16")
     assert problems(tmp_path, tokenizer, utf16) == [
@@ -186,15 +189,29 @@ def test_a_byte_order_mark_is_reported_beside_the_rows_own_problems(
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_an_empty_file_is_an_error(tmp_path: Path, tokenizer: Any, content: bytes) -> None:
-    assert problems(tmp_path, tokenizer, content) == [
-        ": empty file, expected one JSON object a line"
-    ]
+    assert problems(tmp_path, tokenizer, content) == [": empty, expected at least one row"]
 
 
-def test_a_missing_file_and_a_directory_are_errors(tmp_path: Path, tokenizer: Any) -> None:
-    for path, expected in ((tmp_path / "none.jsonl", "no such file"), (tmp_path, "Is a directory")):
+def test_a_missing_file_and_a_folder_without_data_are_errors(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    for path, expected in ((tmp_path / "none.jsonl", "no such file"), (tmp_path, "no data files")):
         with pytest.raises(DataError, match=expected):
             read_prompts(str(path), tokenizer, Data(train=str(path)))
+
+
+def test_prompts_come_from_files_of_every_kind(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"question": "Which dose?", "answer": "5 mg"}, {"question": "How often?"}]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "rows.parquet")
+    (tmp_path / "b" / "more.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    found = read_prompts(str(tmp_path), tokenizer, Data(train=str(tmp_path)))
+    assert [prompt.messages[-1]["content"] for prompt in found] == ["Which dose?", "How often?"] * 3
+    assert len({prompt.id for prompt in found}) == 6
+    (tmp_path / "c.txt").write_text("Which dose?")
+    with pytest.raises(DataError, match=r"c\.txt:1: is a line of text, expected a JSON object"):
+        read_prompts(str(tmp_path), tokenizer, Data(train=str(tmp_path)))
 
 
 def test_a_tokenizer_without_chat_template_is_named_once(tmp_path: Path, tiny_model: Path) -> None:
