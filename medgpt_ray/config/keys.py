@@ -120,7 +120,8 @@ def words(node: Node) -> str:
         entries = node.get("prefixItems") or [node["items"]]
         count = f" of {len(entries)}" if "prefixItems" in node else ""
         count = " of at least one" if node.get("minItems") == 1 else count
-        return f"a list{count}, each {words(entries[0])}"
+        form = "".join(f"{{{name}: ...}}" for name in _resolve(entries[0]).get("required", ())[:1])
+        return f"a list{count}, each {words(entries[0])}" + (f": [{form}]" if form else "")
     limits = [f"{sign} {node[name]}" for name, sign in LIMITS.items() if name in node]
     limits += [f"that matches {node['pattern']}"] if "pattern" in node else []
     return " ".join([TYPES[node["type"]], " and ".join(limits)]).strip()

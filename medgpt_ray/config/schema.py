@@ -58,7 +58,8 @@ class QLoRA(LoRA):
 class Model(Section):
     path: PathText
     """A model directory in HF format, a run directory, a name on the Hugging Face hub
-    (`owner/model` or `owner/model@revision`), or `embedded:smollm2-135m-instruct`."""
+    (`owner/model` or `owner/model@revision`), `embedded:smollm2-135m-instruct`, or `embedded:tiny`:
+    two random layers, for first tries."""
     adapter: str | None = None
     """PEFT adapter directory, merged into the model before anything else."""
     dtype: Dtype = "auto"
