@@ -2,8 +2,9 @@
 
 A row of the data holds `question` (one user turn; `problem` is another name) or `messages` (a
 conversation that ends with the user) or `prompt` (either), an optional `answer` (the gold, or a
-list of equally good golds; a number is its text) and any other columns, which rewards see
-untouched. Nothing is truncated and no row is dropped: a bad row is an error.
+list of equally good golds; a number is its text), an optional `system` message and any other
+columns, which rewards see untouched. Nothing is truncated and no row is dropped: a bad row is an
+error.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
 from medgpt_ray.data.files import find, read, segments
+from medgpt_ray.data.formats.columns import MEDIA, given, refused
 from medgpt_ray.data.rows import (
     BadRow,
     DataError,
@@ -94,8 +96,16 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
     else:
         messages = [{"role": "user", "content": check_text(row[name], name)}]
     check_options(row, "\n".join(message["content"] for message in messages))
-    if system_prompt is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system_prompt})
+    refused(row, ("history",), "is not read: put the turns into messages")
+    refused(row, MEDIA, "models here read text only: leave the row out, or this column")
+    own = given(row, "system")
+    if own is not None:
+        check_text(own, "system")
+    if messages[0]["role"] == "system":
+        if own not in (None, messages[0]["content"]):
+            raise BadRow("system", f"given together with the system message of {name}, keep one")
+    elif system := own if own is not None else system_prompt:
+        messages.insert(0, {"role": "system", "content": system})
     return tuple(messages)
 
 

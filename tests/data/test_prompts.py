@@ -53,6 +53,22 @@ def test_a_question_is_rendered_with_the_system_prompt_and_the_generation_header
     assert prompt.messages == ({"role": "system", "content": "Be brief."}, TURN)
 
 
+def test_a_column_system_is_the_system_message(tmp_path: Path, tokenizer: Any) -> None:
+    rows = {"question": "Dose?", "system": "Be kind."}, {"question": "Dose?", "system": ""}
+    own, configured = read(tmp_path, tokenizer, lines(*rows), system="Be brief.")
+    assert own.messages[0] == {"role": "system", "content": "Be kind."}
+    assert configured.messages[0] == {"role": "system", "content": "Be brief."}
+    both = {"messages": [{"role": "system", "content": "Be brief."}, TURN], "system": "Be kind."}
+    unread = {"question": "?", "history": [["a", "b"]]}, {"question": "?", "images": ["x.png"]}
+    assert [
+        problem.split(",")[0] for problem in problems(tmp_path, tokenizer, lines(both, *unread))
+    ] == [
+        ":1: system: given together with the system message of messages",
+        ":2: history: is not read: put the turns into messages",
+        ":3: images: models here read text only: leave the row out",
+    ]
+
+
 def test_a_conversation_keeps_its_own_system_message(tmp_path: Path, tokenizer: Any) -> None:
     conversation = [
         {"role": "system", "content": "Be kind."},
