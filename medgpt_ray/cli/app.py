@@ -1,6 +1,8 @@
 """The program `medgpt` and what its commands share."""
 
 import errno
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,8 @@ app = typer.Typer(
 def _every_command() -> None:
     # Asked to end, a command puts away what it has begun, as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if shutil.which("nvidia-smi") is None:  # DeepSpeed would warn that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 MaxTokens = Annotated[int, typer.Option(min=2, help="Of one sequence, as data.max_tokens.")]
