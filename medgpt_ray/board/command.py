@@ -1,6 +1,8 @@
 """`medgpt board`: the pages, until a signal to stop."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +22,13 @@ def board(
     folder: str, model: str | None, url: str | None, host: str, port: int, allow_training: bool
 ) -> None:
     """Raises `PreflightError` or `ModelError` for what cannot be shown."""
-    problems = _problems(folder, model, url, host, port)
+    problems = list(_problems(folder, model, url))
+    try:
+        # It listens before the address is told: who comes early waits.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        problems.append(f"--host {host} --port {port}: {error.strerror}, choose another")
     if problems:
         raise PreflightError(problems)
     chat: ChatSource | None = None
@@ -34,32 +42,23 @@ def board(
     shown = f"[{host}]" if ":" in host else host
     print(f"{len(site.runs.find())} runs in {folder}")
     print(f"open http://{shown}:{port}/?token={known.token}", flush=True)
-    uvicorn.run(
+    server = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         access_log=False,  # it would hold the token
         timeout_graceful_shutdown=STOP_SECONDS,
         server_header=False,
     )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(server).run(sockets=[listener])
     for job in site.jobs.end() if site.jobs else ():
         print(f"training {job.number} goes on: process {job.process.pid}, log {job.log}")
 
 
-def _problems(folder: str, model: str | None, url: str | None, host: str, port: int) -> list[str]:
-    problems = []
+def _problems(folder: str, model: str | None, url: str | None) -> Iterator[str]:
     if model and url:
-        problems.append("--model and --url: give one, the chat has one source")
+        yield "--model and --url: give one, the chat has one source"
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        problems.append(f"--url {url}: expected http://HOST:PORT/v1")
+        yield f"--url {url}: expected http://HOST:PORT/v1"
     if Path(folder).exists() and not Path(folder).is_dir():
-        problems.append(f"{folder}: is no folder")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            problems.append(f"--host {host} --port {port}: {error.strerror}, choose another")
-    return problems
+        yield f"{folder}: is no folder"
