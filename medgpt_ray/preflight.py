@@ -190,14 +190,14 @@ def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
     from medgpt_ray.data.rows import PROBLEMS_SHOWN, DataError
 
     try:
-        train = find_data(config).train
+        files = find_data(config)
         if (
             tokenizer is None
             or config.data.on_bad_row == "skip"
             or _lacks_template(config, tokenizer)
         ):
             return
-        found = list(bad_rows(config, train, tokenizer))
+        found = list(bad_rows(config, files, tokenizer))
     except DataError as error:
         yield from error.problems
         return

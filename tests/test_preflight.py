@@ -178,7 +178,7 @@ def test_bad_rows_keep_a_run_from_starting(tiny_model: Path, tmp_path: Path) -> 
     found = problems(sft(tiny_model, tmp_path))
     assert found[0] == f"{tmp_path}/train.jsonl:2: answer: missing"
     assert found[20:] == [
-        "... and 2 more of the first 5,000 rows",
+        "... and 2 more of the first 1,000 rows",
         "data.on_bad_row: skip leaves such rows out and writes them to a file",
     ]
     check(sft(tiny_model, tmp_path, on_bad_row="skip"), resume=False)

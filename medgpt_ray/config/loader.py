@@ -19,7 +19,7 @@ from medgpt_ray.config import keys
 from medgpt_ray.config.document import COMMAND_LINE, Document
 from medgpt_ray.config.run import AnyConfig
 
-SHIPPED = Path(__file__).parents[2] / "configs"
+SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 """The presets and their data, in a checkout, where `pip install --editable` leaves them."""
 
 

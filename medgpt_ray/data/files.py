@@ -34,7 +34,8 @@ SUFFIXES: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".txt": "txt",
 }
-OTHER_DATA = {".csv", ".tsv", ".xlsx", ".arrow", ".feather", ".xz", ".bz2", ".lz4", ".zip"}
+TABLES = (".csv", ".tsv", ".xlsx", ".arrow", ".feather")
+ARCHIVES = (".xz", ".bz2", ".lz4", ".zip")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 KNOWN = ".json, .jsonl (or .ndjson), .txt (each also with .gz or .zst) and .parquet"
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
@@ -132,13 +133,21 @@ def _below(path: Path) -> list[DataFile]:
             names += [Path(folder, name) for name in found if not name.startswith(".")]
     names = [name for name in sorted(names) if name.is_file()]
     problems = [
-        f"{name}: is not read, expected {KNOWN}: convert it, or leave it out of {path}"
+        f"{name}: is not read, expected {KNOWN}: convert it, or put it elsewhere"
         for name in names
-        if OTHER_DATA & {suffix.lower() for suffix in name.suffixes[-2:]}
+        if _is_other_data(name)
     ]
     if problems:
         raise DataError(problems)
     return [file for name in names if (file := data_file(str(name)))]
+
+
+def _is_other_data(path: Path) -> bool:
+    """A table of another kind, or rows in an archive of another kind."""
+    *_, inner, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    if last in ARCHIVES:
+        return inner in SUFFIXES or inner in TABLES
+    return last in TABLES or (last in COMPRESSIONS and inner in TABLES)
 
 
 def _fail(error: OSError) -> None:

@@ -3,8 +3,9 @@
 A row of the data holds `question` (one user turn; `problem` is another name) or `messages` (a
 conversation that ends with the user) or `prompt` (either), an optional `answer` (the gold, or a
 list of equally good golds; a number is its text), an optional `system` message and any other
-columns, which rewards see untouched. Nothing is truncated and no row is dropped: a bad row is an
-error.
+columns, which rewards see untouched. Refused are images, a list `history`, and options that the
+question lacks where the answer is one of their labels. Nothing is truncated and no row is dropped:
+a bad row is an error.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
 from medgpt_ray.data.files import find, read, segments
-from medgpt_ray.data.formats.columns import MEDIA, given, refused
+from medgpt_ray.data.formats.columns import MEDIA, given, refused, refused_turns
 from medgpt_ray.data.rows import (
     BadRow,
     DataError,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
-ASKING = ("question", "messages", "prompt")
-BOM = b"\xef\xbb\xbf"
 
 
 def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) -> list[Prompt]:
@@ -85,8 +84,9 @@ def _object(value: dict[str, Any] | str | BadRow) -> dict[str, Any]:
 
 def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str, str], ...]:
     """The row's conversation, with `system_prompt` in front where it has no system message."""
-    names = [name for name in ASKING if name in row] or ["problem" if "problem" in row else ""]
-    if names == [""]:
+    names = [name for name in ("question", "messages") if row.get(name) is not None]
+    names = names or [name for name in ("prompt", "problem") if row.get(name) is not None][:1]
+    if not names:
         raise BadRow("question", "missing, every row needs question, messages or prompt")
     if len(names) > 1:
         raise BadRow(names[0], f"given together with {names[1]}, keep one of them")
@@ -95,10 +95,10 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
         messages = conversation(row[name], name)
     else:
         messages = [{"role": "user", "content": check_text(row[name], name)}]
-    check_options(row, "\n".join(message["content"] for message in messages))
-    refused(row, ("history",), "is not read: put the turns into messages")
+    check_options(row, "\n".join(message["content"] for message in messages), row.get("answer"))
+    refused_turns(row, "history", "is not read: put the turns into messages")
     refused(row, MEDIA, "models here read text only: leave the row out, or this column")
-    own = given(row, "system")
+    own = given(row, "system") or given(row, "system_prompt")
     if own is not None:
         check_text(own, "system")
     if messages[0]["role"] == "system":

@@ -4,13 +4,14 @@ Learned is what the assistant writes: from the end of the generation prompt to t
 the turn. A template with `{% generation %}` blocks says itself where that is. In any other a turn
 is found by rendering the conversation once more with a mark in its place: the text before and after
 the mark is the text before and after the turn, which is checked. So templates may trim, leave out
-earlier thoughts or move the system prompt, and one rendering a turn is all it costs.
+earlier thoughts or move the system prompt, and one rendering a turn is all it costs (and
+one more for tools, each calling turn and each tool's answer).
 
 A token on the border of a turn is learned if it begins inside.
 
-A row of which the template would leave something out in silence (a system message, tools, calls,
-the thoughts of the last turn) is a bad row. Thoughts of earlier turns are the template's to leave
-out.
+A row of which the template would leave something out in silence (a message, tools, calls, the text
+beside them, the thoughts of the last turn) is a bad row. Thoughts of earlier turns are the
+template's to leave out.
 """
 
 import re
@@ -205,21 +206,26 @@ class Renderer:
 
     def _check_shown(self, text: str, messages: list[Message], tools: Tools) -> None:
         """Raises `BadRow` where `text`, which is these messages, lacks something of them."""
-        if tools and self._text(messages, ()) == text:
+        if tools and self._is_same(text, messages, ()):
             raise BadRow("tools", f"the chat template shows no tools: {_WITH_TOOLS}")
         for number, message in enumerate(messages, start=1):
             role, content = message["role"], message["content"]
             if role in ("system", "user") and not _stands_in(content, text):
                 what = f"message {number}, the {role}'s"
-                raise BadRow("messages", f"the chat template leaves out {what}")
+                raise BadRow("messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}")
             if "tool_calls" in message:
                 bare = {"role": role, "content": content}
-                if self._is_same(text, messages, tools, number, bare):
+                if self._is_same(text, _with(messages, number, bare), tools):
                     what = f"the calls of message {number}"
                     raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
+                if not _stands_in(content.rpartition("</think>")[2], text):
+                    what = f"the text beside the calls of message {number}"
+                    raise BadRow(
+                        "messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}"
+                    )
             if role == "tool" and content:
                 other = {"role": role, "content": MARK}
-                if self._is_same(text, messages, tools, number, other):
+                if self._is_same(text, _with(messages, number, other), tools):
                     what = f"message {number}, a tool's answer"
                     raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
         thoughts = _thoughts(messages[-1]["content"])
@@ -230,12 +236,8 @@ class Renderer:
                 "one that shows them, such as qwen3, or take them out of the row",
             )
 
-    def _is_same(
-        self, text: str, messages: list[Message], tools: Tools, number: int, other: Message
-    ) -> bool:
-        """Whether the template shows `other` in place of message `number` as the same `text`."""
-        changed = list(messages)
-        changed[number - 1] = other
+    def _is_same(self, text: str, changed: list[Message], tools: Tools) -> bool:
+        """Whether the template shows what was changed as the same `text`."""
         try:
             return self._text(changed, tools) == text
         except BadRow:  # so it reads what was changed
@@ -354,6 +356,14 @@ class Renderer:
 _WITH_TOOLS = "set data.template to one that shows them, such as " + ", ".join(
     name for name, template in TEMPLATES.items() if template.tools
 )
+
+
+_OTHER_TEMPLATE = "set data.template to another, or take it out of the row"
+
+
+def _with(messages: list[Message], number: int, other: Message) -> list[Message]:
+    """`messages` with another one in place of message `number`."""
+    return [*messages[: number - 1], other, *messages[number:]]
 
 
 def _stands_in(content: str, text: str) -> bool:

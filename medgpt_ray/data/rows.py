@@ -1,5 +1,6 @@
 """One row of data: what can be wrong with it, its JSON, and what makes two rows the same."""
 
+import ast
 import functools
 import json
 import math
@@ -17,8 +18,10 @@ PROBLEMS_SHOWN = 20
 HASH_BYTES = 16
 OPTIONS = ("options", "option", "choices", "opa", "opb", "opc", "opd", "ope")
 """Columns with the options of a multiple-choice question, in whatever case; so are A, B, C, ..."""
-_LABELS = ("key", "label", "labels", "id")
+_LABELS = ("key", "label", "labels", "letter", "id", "index", "score")
 """What names an option beside its text, as in {key, value}."""
+_LABEL = re.compile(r"\W*(?:[A-Ha-h]|\d)\W*|[A-H]{2,5}|[A-H][.)、:：].*", re.DOTALL)
+"""An answer that names options."""
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -110,49 +113,54 @@ def number_as_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, int) or math.isfinite(value) else value
 
 
-def check_options(row: dict[str, Any], question: str) -> None:
-    """Raises `BadRow` where the options of a question do not stand in it: an answer would be a
-    guess."""
+def check_options(row: dict[str, Any], question: str, answer: Any) -> None:
+    """Raises `BadRow` where the answer is the label of an option, and no option stands in the
+    question: it would be a guess."""
     names = [name for name in row if name.lower() in OPTIONS]
-    if "A" in row and "B" in row:
+    if isinstance(row.get("A"), str) and isinstance(row.get("B"), str):
         names += [name for name in row if name in tuple("ABCDEFGH")]
-    check_shown(row, names, question, 'write the options there ("A. ...")')
+    answers = answer if isinstance(answer, list) else [answer]
+    if any(_LABEL.fullmatch(str(number_as_text(one))) for one in answers):
+        check_shown(row, names, question, 'write the options there ("A. ...")', 1)
 
 
-def check_shown(row: dict[str, Any], names: Sequence[str], question: str, fix: str) -> None:
-    """Raises `BadRow` for a column of `names` with a text that does not stand in `question`, but
-    for case, punctuation and white space."""
+def check_shown(
+    row: dict[str, Any], names: Sequence[str], question: str, fix: str, shortest: int
+) -> None:
+    """Raises `BadRow` for a column of `names` with texts of `shortest` characters or more, none of
+    which stands in `question`; case, punctuation and white space aside."""
+    plain = _plain(question) if names else ""
     for name in names:
-        if not all(_stands_in(text, question) for text in _texts_in(row[name])):
+        texts = [text for text in map(_plain, _texts_in(row[name])) if len(text) >= shortest]
+        if texts and not any(_stands_in(text, plain) for text in texts):
             raise BadRow(name, f"is not read, and does not stand in the question: {fix}")
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """The lines of a column, of whatever depth, without the labels of options."""
+    """The texts of a column, of whatever depth, without the labels of options."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
+        with suppress(ValueError, RecursionError, SyntaxError):
+            value = ast.literal_eval(value)
     if isinstance(value, dict):
         for key, item in value.items():
-            if key.lower() not in _LABELS:
+            if str(key).lower() not in _LABELS:
                 yield from _texts_in(item)
     elif isinstance(value, list):
         for item in value:
             yield from _texts_in(item)
-    else:
-        text = number_as_text(value)
-        if isinstance(text, str):
-            yield from (line.strip() for line in text.splitlines() if line.strip())
+    elif isinstance(value, str):
+        yield from (value, *value.splitlines())
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield f"{value:g}"
 
 
 def _stands_in(text: str, question: str) -> bool:
-    """Whether it does, and not as a part of a longer word or number of Latin script."""
-    plain = _plain(text)
-    if not plain:
-        return text in question
-    before = r"(?<![a-z0-9])" if re.match("[a-z0-9]", plain) else ""
-    after = r"(?![a-z0-9])" if re.search("[a-z0-9]$", plain) else ""
-    return re.search(f"{before}{re.escape(plain)}{after}", _plain(question)) is not None
+    """Whether it does, with or without a label, and not as a part of a longer word or number of
+    Latin script. Both are plain."""
+    before = r"(?<![a-z0-9])" if re.match("[a-z0-9]", text) else ""
+    after = r"(?![a-z0-9])" if re.search("[a-z0-9]$", text) else ""
+    bare = text[2:] if re.match("[a-h] .", text) else text
+    return any(re.search(f"{before}{re.escape(one)}{after}", question) for one in (text, bare))
 
 
 def _plain(text: str) -> str:

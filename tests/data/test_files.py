@@ -61,6 +61,9 @@ def test_a_directory_is_searched_to_its_depth_and_only_for_data(tmp_path: Path) 
     assert find(f"{tmp_path}/b*") == found[1:3]
     assert find(f"{tmp_path}/**/*.jsonl*") == [found[1], found[4]]
     assert find(f"{tmp_path}/f.parquet") == [found[3]]
+    for name in ("figures.zip", "notes.csv.md"):
+        (tmp_path / name).touch()
+    assert find(str(tmp_path)) == found
     for name in ("b/z.csv.gz", "y.jsonl.xz"):
         (tmp_path / name).touch()
     with pytest.raises(DataError) as caught:

@@ -275,6 +275,7 @@ ASKING = [
     {"instruction": "Which?", "chosen": "A", "rejected": "B"},
     {"prompt": "Which?", "completion": "A", "label": True},
 ]
+NOTE = "A note of the ward."
 OPTIONS = [
     {"A": "Iron", "B": "zinc"},
     ["Iron", "zinc"],
@@ -293,8 +294,8 @@ OPTIONS = [
         *({"options": options} for options in OPTIONS),
         {"opa": "iron", "opb": "zinc"},
         {"A": "iron", "B": "zinc"},
-        {"contexts": ["Note."]},
-        {"passage": "Note."},
+        {"contexts": ["A note of the ward."]},
+        {"passage": "A note of the ward."},
     ],
 )
 def test_what_an_answer_is_about_stands_in_the_question(
@@ -305,7 +306,7 @@ def test_what_an_answer_is_about_stands_in_the_question(
     assert told.startswith(f"{name}: is not read, and does not stand in the question: write ")
     assert parse(record | dict.fromkeys(columns), detect(record))
     (asked,) = {"question", "instruction", "prompt"} & record.keys()
-    question = "Note. Which?\nA. iron\nB. zinc."
+    question = "A note of the ward. Which?\nA. iron\nB. zinc."
     shown = [{"role": "user", "content": question}] if asked == "prompt" else question
     assert parse(record | columns | {asked: shown}, detect(record))
 
@@ -313,19 +314,47 @@ def test_what_an_answer_is_about_stands_in_the_question(
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"question": "a", "answer": "b", "context": "c"}, "context: is not read"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "context": "d"}, "context: is not read"),
-        ({"prompt": "a", "completion": "b", "input": "c"}, "input: is not read"),
-        ({"question": "a", "answer": "b", "input": "c"}, "input: is not read"),
-        ({"instruction": "a", "output": "b", "query": "c"}, "query: is not read"),
+        ({"question": "a", "answer": "b", "context": NOTE}, "context: is not read"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "context": NOTE}, "context: is not read"),
+        ({"prompt": "a", "completion": "b", "input": NOTE}, "input: is not read"),
+        ({"question": "a", "answer": "b", "input": NOTE}, "input: is not read"),
+        ({"instruction": "a", "output": "b", "query": NOTE}, "query: is not read"),
         (
-            {"instruction": "a", "input": "b", "output": "c", "context": "d"},
+            {"instruction": "a", "input": "b", "output": "c", "context": NOTE},
             "context: is not read",
         ),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "instruction": "d"}, "instruction: is no"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "instruction": NOTE}, "instruction: is"),
         # A number stands in the question as a whole only.
         ({"question": "Of 12?", "answer": "b", "options": [1, 2]}, "options: is not read"),
+        (
+            {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "A"}]}
+            | {"options": ["Iron", "zinc"]},
+            "options: is not read",
+        ),
     ],
 )
 def test_a_part_of_the_question_that_is_not_read_is_named(record: Any, expected: str) -> None:
     assert problem(record).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"answer": "Iron", "options": ["Iron", "zinc"]},  # an open question
+        {"answer": "yes", "options": ["yes", "no", "maybe"]},
+        {"option": 3, "context": "ICU", "A": 1, "B": 2},
+        {
+            "question": "1) Iron 2) Zinc",
+            "options": [{"letter": "A", "text": "Iron"}],
+            "answer": "A",
+        },
+        {"question": "Iron or zinc?", "options": ["A. Iron", "B. Zinc"], "answer": "A"},
+        {"question": "A) 5 B) 6", "options": [5.0, 6.0], "answer": "A"},
+        {"question": "Iron or zinc?", "options": "['Iron', 'zinc']", "answer": "B"},
+        {"question": f"{NOTE} Which?", "context": {"contexts": [NOTE], "meshes": ["A long term"]}},
+        {"images": [None], "image": False},
+    ],
+)
+def test_columns_that_take_nothing_from_the_question_are_left_alone(columns: Any) -> None:
+    record = {"question": "Which?", "answer": "A longer answer."} | columns
+    assert parse(record, detect(record))

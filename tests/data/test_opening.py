@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.data.examples import held_out
 from medgpt_ray.data.formats import as_labelled
 from medgpt_ray.data.opening import bad_rows, find_data, open_data
+from medgpt_ray.data.rows import DataError
 from medgpt_ray.models.load import load_tokenizer
 from medgpt_ray.types import Preference
 
@@ -48,7 +51,9 @@ def test_validation_rows_come_from_every_source_and_from_anywhere_in_it(
         for name in ("ward.jsonl", "home.jsonl")
     }
     assert 140 <= len(lines["ward.jsonl"]) <= 160
-    assert max(lines["ward.jsonl"]) > 4_000
+    for found, last in ((lines["ward.jsonl"], 6_000), (lines["home.jsonl"], 2_000)):
+        assert min(found) < last / 10
+        assert max(found) > last * 9 / 10
 
 
 def test_a_validation_file_is_known_whole_and_measured_in_part(
@@ -79,9 +84,30 @@ def test_labelled_answers_to_one_prompt_are_on_one_side(tiny_model: Path, tmp_pa
     assert sides == {True, False}
 
 
+def test_validation_rows_that_the_template_cannot_show_are_named_or_left_out(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    tools = [{"name": "lookup", "parameters": {}}]
+    turns = [{"role": "user", "content": "Dose?"}, {"role": "assistant", "content": "5 mg."}]
+    rows = [*asked("ward", 30), {"messages": turns, "tools": tools}]
+    train = write(tmp_path / "train.jsonl", asked("home", 3))
+    messages = [
+        {"messages": [{"role": "user", "content": row["question"]}, turns[1]]} for row in rows[:-1]
+    ]
+    own = write(tmp_path / "own.jsonl", [*messages, rows[-1]])
+    run = config(tiny_model, [train], validation={"path": own})
+    (told,) = bad_rows(run, find_data(run), load_tokenizer(str(tiny_model)))
+    assert told.startswith(f"{own}:31: tools: the chat template shows no tools")
+    with pytest.raises(DataError, match=r"own\.jsonl:31: tools: "):
+        open_data(run, find_data(run), str(tiny_model))
+    run = config(tiny_model, [train], validation={"path": own}, on_bad_row="skip")
+    opened = open_data(run, find_data(run), str(tiny_model))
+    assert list(opened.described())[-1] == "validation: 30 examples, 1 bad row left out"
+
+
 def test_bad_rows_are_known_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
     rows = [*asked("ward", 2), {"question": "Bed?", "answer": ""}, *asked("ward", 2, start=2)]
     train = write(tmp_path / "train.jsonl", [*rows, {"question": "Bed?"}])
     run = config(tiny_model, [train])
-    found = list(bad_rows(run, find_data(run).train, load_tokenizer(str(tiny_model))))
+    found = list(bad_rows(run, find_data(run), load_tokenizer(str(tiny_model))))
     assert found == [f"{train}:3: answer: empty, expected text", f"{train}:6: answer: missing"]

@@ -284,6 +284,7 @@ def test_what_a_template_cannot_show_is_the_rows_problem(
 
 NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
 NO_RESULTS = "{% for m in messages if m.role != 'tool' %}{{ m.content }}{{ m.tool_calls }}"
+NO_TEXT = "{% for m in messages %}{{ m.tool_calls or m.content }}"
 NO_THOUGHTS = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}"
 LOOKS = assistant("Let me look.", tool_calls=call(drug="aspirin")["tool_calls"])
 LOOKED = (user("Dose?"), LOOKS, {"role": "tool", "content": "1 mg"}, assistant("One."))
@@ -297,6 +298,7 @@ THINKS = assistant("<think>\nAn adult.\n</think>\n\nTwo.")
         (None, Conversation(SINGLE, (TOOL,)), "tools: the chat template shows no tools: set data"),
         (NO_SYSTEM, Conversation((system("Be brief."), *SINGLE)), "message 1, the system's"),
         (NO_RESULTS, Conversation(LOOKED), "leaves out message 3, a tool's answer"),
+        (NO_TEXT, Conversation(LOOKED), "leaves out the text beside the calls of message 2"),
         (NO_THOUGHTS, Conversation((*SINGLE, user("?"), THINKS)), "the thoughts of the last turn"),
         (
             NO_THOUGHTS,

@@ -8,7 +8,14 @@ from typing import Any
 from medgpt_ray.data.files import Segment, read
 from medgpt_ray.data.formats import conversations as talk
 from medgpt_ray.data.formats import preferences as pairs
-from medgpt_ray.data.formats.columns import MEDIA, TOLD_APART, Object, given, refused
+from medgpt_ray.data.formats.columns import (
+    MEDIA,
+    TOLD_APART,
+    Object,
+    given,
+    refused,
+    refused_turns,
+)
 from medgpt_ray.data.rows import PROBLEMS_SHOWN, BadRow, DataError
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -137,7 +144,7 @@ FORMATS: dict[str, Format] = {
             and (
                 bool(keys & _TURNS)
                 or ("prompt" in keys and bool(keys & _ANSWER))
-                or keys >= {"instruction", "kto_tag"}
+                or "instruction" in keys
             )
             and not keys & _ANSWERS
         ),
@@ -177,6 +184,9 @@ def detect(
         return "text"
     # A file with columns for several formats leaves null what a row does not have.
     named = _renamed(record, columns or {})
+    topic = "prompt" not in named and named.get("label") not in (True, False, 0, 1)
+    if topic:  # it tells no answers apart
+        named = {key: value for key, value in named.items() if key != "label"}
     filled = frozenset(key for key, value in named.items() if value is not None)
     for keys in (filled, frozenset(named)):
         found = [name for name, format in FORMATS.items() if format.matches(keys)]
@@ -265,7 +275,7 @@ def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
         record = {"text": record}
     record = _renamed(record, columns)
     if format.kind is not Document and given(record, "system_prompt") is not None:
-        if given(record, "system") is not None:
+        if given(record, "system") not in (None, record["system_prompt"]):
             raise BadRow("system_prompt", "given together with system, keep one of them")
         columns = {**columns, "system": "system_prompt"}
         record = record | {"system": record["system_prompt"]}
@@ -281,9 +291,10 @@ def _check_unread(record: Object, kind: type[Row]) -> None:
     """Raises `BadRow` for a column that no format reads and that changes what is learned."""
     if kind is not Document:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
-        refused(record, ("functions",), "is not read: rename it to tools")
-    if kind is Conversation and isinstance(record.get("kto_tag"), bool):
-        raise BadRow("kto_tag", TOLD_APART)
+        refused_turns(record, "functions", "is not read: rename it to tools")
+    for name in ("label", "kto_tag") if kind is Conversation else ():
+        if isinstance(record.get(name), bool):
+            raise BadRow(name, TOLD_APART)
 
 
 def check_stage(kind: type[Row], stage: str) -> None:

@@ -20,6 +20,9 @@ from medgpt_ray.types import Message
 Object = dict[str, Any]
 ASKED = ("context", "contexts", "passage", "input", "instruction", "query")
 """Columns with a part of the question, in whatever case."""
+PASSAGE_CHARACTERS = 12
+"""What is shorter is a remark on the row."""
+ANSWERED = ("answer", "答", "output", "completion", "response", "chosen", "response_chosen")
 TOLD_APART = (
     "tells good answers from bad ones, such rows are for stage kto: leave the bad ones out, and "
     "this column"
@@ -44,18 +47,35 @@ def given(record: Object, name: str) -> Any:
 def refused(record: Object, names: Sequence[str], reason: str) -> None:
     """Raises for a column that would change the meaning of the row and that a format lacks."""
     for name in names:
-        if given(record, name) not in (None, [], {}, "[]"):
+        value = given(record, name)
+        if isinstance(value, list) and not any(value):
+            continue
+        if value not in (None, {}, "[]", False):
             raise BadRow(name, reason)
+
+
+def refused_turns(record: Object, name: str, reason: str) -> None:
+    """As `refused` for a list, or the text of one: a note with that name is another matter."""
+    value = given(record, name)
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        refused(record, (name,), reason)
 
 
 def check_asked(record: Object, prompt: Sequence[Turn]) -> None:
     """Raises for options, a context or the like that the prompt does not hold."""
     question = "\n".join(turn.message["content"] for turn in prompt)
-    check_options(record, question)
+    answer = next((record[name] for name in ANSWERED if given(record, name) is not None), None)
+    check_options(record, question, answer)
     names = [name for name in record if name.lower() in ASKED]
     if "instruction" not in record:  # elsewhere a query is one of a data base
         names = [name for name in names if name.lower() != "query"]
-    check_shown(record, names, question, "write it there")
+    check_shown(record, names, question, "write it there", PASSAGE_CHARACTERS)
+
+
+def check_chosen(record: Object, turns: Sequence[Turn]) -> None:
+    """Raises for options that a conversation does not hold, and that its last turn names."""
+    texts = [turn.message["content"] for turn in turns]
+    check_options(record, "\n".join(texts[:-1]), texts[-1])
 
 
 def read_tools(record: Object) -> tuple[dict[str, Any], ...]:

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from medgpt_ray.data.formats.columns import (
-    TOLD_APART,
     Object,
     assistant,
     check_asked,
+    check_chosen,
     exchanges,
     go_on,
     inexpressible,
@@ -19,12 +19,13 @@ from medgpt_ray.data.formats.columns import (
     read_prompt,
     read_tools,
     refused,
+    refused_turns,
     required,
     user,
     with_system,
 )
 from medgpt_ray.data.formats.turns import check_order, openai_turns, read_turns, sharegpt_turns
-from medgpt_ray.data.rows import BadRow, check_text, number_as_text
+from medgpt_ray.data.rows import check_text, number_as_text
 from medgpt_ray.types import Conversation, Document
 
 
@@ -47,13 +48,12 @@ def read_sharegpt(record: Object) -> Conversation:
     else:
         turns = read_turns(value, "conversations")
     turns = with_system(record, turns)
+    check_chosen(record, turns)
     return Conversation(check_order(turns, "conversations"), read_tools(record))
 
 
 def _refuse_beside_turns(record: Object) -> None:
-    refused(record, ("history",), "not read beside turns: put its turns before them")
-    if isinstance(record.get("label"), bool):
-        raise BadRow("label", TOLD_APART)
+    refused_turns(record, "history", "not read beside turns: put its turns before them")
 
 
 def write_sharegpt(row: Conversation) -> Object:
@@ -74,6 +74,7 @@ def tools_as_text(tools: tuple[dict[str, Any], ...]) -> Object:
 def read_messages(record: Object) -> Conversation:
     _refuse_beside_turns(record)
     turns = with_system(record, read_turns(required(record, "messages"), "messages"))
+    check_chosen(record, turns)
     return Conversation(check_order(turns, "messages"), read_tools(record))
 
 
@@ -109,7 +110,9 @@ def system_and_history(system: str, texts: list[str]) -> Object:
 
 
 def read_prompt_completion(record: Object) -> Conversation:
-    refused(record, ("history",), "not read beside prompt: put the turns into prompt, as messages")
+    refused_turns(
+        record, "history", "not read beside prompt: put the turns into prompt, as messages"
+    )
     name = one_column(record, "completion", "response")
     prompt = with_system(record, read_prompt(record))
     check_asked(record, prompt)

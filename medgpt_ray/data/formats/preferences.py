@@ -23,6 +23,7 @@ from medgpt_ray.data.formats.columns import (
     read_prompt,
     read_tools,
     refused,
+    refused_turns,
     required,
     user,
     with_system,
@@ -34,7 +35,7 @@ from medgpt_ray.types import Conversation, Labelled, Message, Preference
 
 
 def read_conversations(record: Object) -> Preference:
-    refused(record, ("history",), "not read beside turns: put its turns before them")
+    refused_turns(record, "history", "not read beside turns: put its turns before them")
     turns = read_turns(required(record, "conversations"), "conversations")
     prompt = with_system(record, turns)
     chosen, rejected = read_answer(record, "chosen"), read_answer(record, "rejected")
@@ -78,7 +79,7 @@ def write_alpaca(row: Preference) -> Object:
 
 def read_question(record: Object) -> Preference:
     refused(record, ("tools",), "not read beside question: use the preference format")
-    name = one_column(record, "question", "input")
+    name = "input" if given(record, "question") is None and "input" in record else "question"
     question = user(required(record, name), name)
     prompt = with_system(record, [*read_history(record), question])
     check_asked(record, prompt)
@@ -113,7 +114,7 @@ def _texts(row: Preference, format: str) -> tuple[str, list[str], str, str, str]
 
 def read_preference(record: Object) -> Preference:
     reason = "not read beside prompt: put the turns into prompt, as messages"
-    refused(record, ("history",), reason)
+    refused_turns(record, "history", reason)
     if "preferred_output" in record:
         return _read_openai(record)
     chosen, rejected = (
@@ -136,7 +137,8 @@ def _read_openai(record: Object) -> Preference:
     prompt = with_system(record, read_turns(asked["messages"], "input.messages"))
     chosen = read_answer(record, "preferred_output")
     rejected = read_answer(record, "non_preferred_output")
-    return _pair(record | {"tools": asked.get("tools")}, prompt, chosen, rejected)
+    tools = {"tools": asked["tools"]} if given(asked, "tools") is not None else {}
+    return _pair(record | tools, prompt, chosen, rejected)
 
 
 def _common_prompt(
@@ -206,7 +208,7 @@ def read_labelled(record: Object) -> Labelled:
         raise BadRow(name, f"is {what}, expected true (a good answer) or false")
     if "prompt" in record:
         reason = "not read beside prompt: put the turns into prompt, as messages"
-        refused(record, ("history",), reason)
+        refused_turns(record, "history", reason)
         name = one_column(record, "completion", "response")
         prompt = with_system(record, read_prompt(record))
         messages = go_on(prompt, read_answer(record, name), name)

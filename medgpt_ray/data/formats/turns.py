@@ -123,7 +123,7 @@ def read_turn(item: Any, field: str) -> Turn:
         raise BadRow(f"{field}.{who}", f"{role!r} is not one of {', '.join(ROLES)}")
     message: Message = {"role": ROLES[role], "content": ""}
     for name, fix in UNREAD.items() if message["role"] == "assistant" else ():
-        if not is_blank(item.get(name)) and item[name] != 1:
+        if not is_blank(item.get(name)) and item[name] not in (1, [], {}):
             raise BadRow(f"{field}.{name}", f"is not read: {fix}")
     calls = item.get("tool_calls")
     if role == "function_call":
