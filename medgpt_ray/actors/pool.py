@@ -76,8 +76,7 @@ class RolloutPool:
         self._shrink(wanted)
         self._grow(wanted)
         self._admit(0.0)
-        if all(member.state == "STARTING" for member in self.members):
-            self._admit(self.config.deadlines.start)
+        self._wait_for_one()
         present = [member for member in self.members if member.state != "STARTING"]
         actors = [member.actor for member in present]
         if actors != self.connected:
@@ -141,6 +140,16 @@ class RolloutPool:
         room = free.get("CPU", 0) >= rollout.cpus and free.get("GPU", 0) >= rollout.gpus
         if room or number < rollout.workers:  # the first ones have their places reserved
             self.members.append(self._start(number))
+
+    def _wait_for_one(self) -> None:
+        """Until one worker stands. Those that die while they start are replaced, as a node that
+        goes down takes them with it; raises `RoleDied` when that is no accident."""
+        tries = 2 * self.shares + 2
+        while all(member.state == "STARTING" for member in self.members):
+            if not tries:
+                raise RoleDied("no rollout worker lives through its start")
+            tries -= 1
+            self._admit(self.config.deadlines.start)
 
     def _admit(self, seconds: float) -> None:
         """Workers whose engine stands become STALE; waits up to `seconds` for the first."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -114,13 +115,24 @@ def test_a_restarted_worker_gets_work_only_after_a_sync(
 
 
 def test_when_all_are_dead_new_ones_are_waited_for(
-    pool: RolloutPool, prompts: list[Prompt]
+    pool: RolloutPool, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the first new ones die before they stand, with their node."""
     calm = generate(pool, prompts).result()
     generation = generate(pool, prompts)
+    spawn, born = pool.spawn, []
+
+    def dying_at_first(number: int) -> Any:
+        born.append(spawn(number))
+        if len(born) <= 3:
+            ray.kill(born[-1])
+        return born[-1]
+
+    monkeypatch.setattr(pool, "spawn", dying_at_first)
     for member in pool.members:
         ray.kill(member.actor)
     assert generation.result() == calm
+    assert len(born) >= 6
 
 
 def test_requests_live_through_a_weight_update(pool: RolloutPool, prompts: list[Prompt]) -> None:
