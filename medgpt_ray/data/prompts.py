@@ -104,8 +104,8 @@ def _messages(row: dict[str, Any], system_prompt: str | None) -> tuple[dict[str,
     if messages[0]["role"] == "system":
         if own not in (None, messages[0]["content"]):
             raise BadRow("system", f"given together with the system message of {name}, keep one")
-    elif system := own if own is not None else system_prompt:
-        messages.insert(0, {"role": "system", "content": system})
+    elif own is not None or system_prompt is not None:  # an empty one keeps the template's own away
+        messages.insert(0, {"role": "system", "content": own or system_prompt or ""})
     return tuple(messages)
 
 

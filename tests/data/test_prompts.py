@@ -58,6 +58,8 @@ def test_a_column_system_is_the_system_message(tmp_path: Path, tokenizer: Any) -
     own, configured = read(tmp_path, tokenizer, lines(*rows), system="Be brief.")
     assert own.messages[0] == {"role": "system", "content": "Be kind."}
     assert configured.messages[0] == {"role": "system", "content": "Be brief."}
+    (empty,) = read(tmp_path, tokenizer, lines({"question": "Dose?"}), system="")
+    assert empty.messages[0] == {"role": "system", "content": ""}
     both = {"messages": [{"role": "system", "content": "Be brief."}, TURN], "system": "Be kind."}
     unread = {"question": "?", "history": [["a", "b"]]}, {"question": "?", "images": ["x.png"]}
     assert [
