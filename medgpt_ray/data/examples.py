@@ -48,7 +48,7 @@ class Work:
     """A segment in an epoch, of whose rows a share is drawn by a hash of seed, epoch and row."""
 
     segment: Segment
-    format: Reading
+    reading: Reading
     source: int
     epoch: int
     share: float
@@ -92,7 +92,7 @@ def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
     for record in read(work.segment):
         if work.share < 1 and not _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share):
             continue
-        made = examples(record, work.format, recipe, renderer)
+        made = examples(record, work.reading, recipe, renderer)
         common = {"work": number, "source": work.source, "place": record.place}
         rows += [one | common | {"rows": int(one is made[0])} for one in made]
         if len(rows) >= ROWS_PER_TABLE:
@@ -102,13 +102,13 @@ def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
 
 
 def examples(
-    record: Record, format: Reading, recipe: Recipe, renderer: Renderer
+    record: Record, reading: Reading, recipe: Recipe, renderer: Renderer
 ) -> list[dict[str, Any]]:
     """The rows of `SCHEMA` that are made of a record, without where it stands."""
     try:
         if isinstance(record.value, BadRow):
             raise record.value
-        rows = for_stage(parse(record.value, format), recipe.stage)
+        rows = for_stage(parse(record.value, reading), recipe.stage)
         return [_row(row, recipe, renderer) for row in rows]
     except BadRow as bad:
         if isinstance(record.value, BadRow):
@@ -131,7 +131,7 @@ def validation_rows(
             try:
                 if isinstance(record.value, BadRow):
                     raise record.value
-                rows = for_stage(parse(record.value, work.format), recipe.stage)
+                rows = for_stage(parse(record.value, work.reading), recipe.stage)
             except BadRow as bad:
                 if everything:
                     raise DataError([f"{record.place}: {bad}"]) from None

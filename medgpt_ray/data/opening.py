@@ -169,7 +169,7 @@ def _held_out(source: SourceFiles, wanted: int, recipe: Recipe) -> list[tuple[Ro
 
 
 def _works(source: SourceFiles) -> list[Work]:
-    return [Work(segment, format, 0, 0, 1.0) for segment, format in source.segments]
+    return [Work(segment, reading, 0, 0, 1.0) for segment, reading in source.segments]
 
 
 def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> tuple[list[Example], list[str]]:

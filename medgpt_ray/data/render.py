@@ -210,7 +210,7 @@ class Renderer:
             raise BadRow("tools", f"the chat template shows no tools: {_WITH_TOOLS}")
         for number, message in enumerate(messages, start=1):
             role, content = message["role"], message["content"]
-            if role in ("system", "user") and not _stands_in(content, text):
+            if role in ("system", "user") and not _is_shown_in(content, text):
                 what = f"message {number}, the {role}'s"
                 raise BadRow("messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}")
             if "tool_calls" in message:
@@ -218,7 +218,7 @@ class Renderer:
                 if self._is_same(text, _with(messages, number, bare), tools):
                     what = f"the calls of message {number}"
                     raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
-                if not _stands_in(content.rpartition("</think>")[2], text):
+                if not _is_shown_in(content.rpartition("</think>")[2], text):
                     what = f"the text beside the calls of message {number}"
                     raise BadRow(
                         "messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}"
@@ -229,7 +229,7 @@ class Renderer:
                     what = f"message {number}, a tool's answer"
                     raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
         thoughts = _thoughts(messages[-1]["content"])
-        if not _stands_in(thoughts, text):
+        if not _is_shown_in(thoughts, text):
             raise BadRow(
                 "messages",
                 "the chat template leaves out the thoughts of the last turn: set data.template to "
@@ -366,7 +366,7 @@ def _with(messages: list[Message], number: int, other: Message) -> list[Message]
     return [*messages[: number - 1], other, *messages[number:]]
 
 
-def _stands_in(content: str, text: str) -> bool:
+def _is_shown_in(content: str, text: str) -> bool:
     """Whether `text` holds `content`; templates may trim white space, or set it anew."""
     return content.strip() in text or "".join(content.split()) in "".join(text.split())
 

@@ -286,9 +286,9 @@ class Stream:
             weight = self.recipe.data.train[number].weight
             shares = [1.0] * int(weight) + ([weight % 1] if weight % 1 else [])
             works += [
-                Work(segment, format, number, epoch, share)
+                Work(segment, reading, number, epoch, share)
                 for share in shares
-                for segment, format in source.segments
+                for segment, reading in source.segments
             ]
         random.Random(f"{self.recipe.seed}/{epoch}").shuffle(works)
         return works

@@ -62,7 +62,7 @@ def open_texts(path: str, stage: str, max_tokens: int, tokenizer: Path, limit: i
     source = Source(path=path)
     recipe = Recipe(stage, SupervisedData(train=[source], max_tokens=max_tokens), str(tokenizer), 0)
     found = open_source(source, stage)
-    works = [Work(segment, format, 0, 0, 1.0) for segment, format in found.segments]
+    works = [Work(segment, reading, 0, 0, 1.0) for segment, reading in found.segments]
     renderer = renderer_of(recipe.tokenizer, recipe.data)
     sequences: list[Sequence] = []
     dropped = 0
