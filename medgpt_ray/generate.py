@@ -32,7 +32,7 @@ from medgpt_ray.models.load import (
     resolve_model,
     stop_token_ids,
 )
-from medgpt_ray.preflight import local_gpus
+from medgpt_ray.preflight_machine import local_gpus
 from medgpt_ray.tracking.parts import Parts, PartsError
 
 

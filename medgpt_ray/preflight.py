@@ -1,33 +1,21 @@
 """What would make a run fail is found before anything starts, all of it at once.
 
 The configuration alone was checked when it was loaded; here it meets the machine: files, model,
-data, reward functions, the output directory, the cluster, shared memory.
+data, reward functions, the output directory, the cluster.
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.actors.plan import (
-    GIB,
-    MIB,
-    ModelFacts,
-    Plan,
-    PlanError,
-    kv_bytes_per_token,
-    plan,
-    sync_buffer_bytes,
-    width,
-    without_memory,
-)
+from medgpt_ray.actors.plan import ModelFacts, PlanError, plan, width
 from medgpt_ray.config.loader import ConfigError, load
-from medgpt_ray.config.paths import EVERYWHERE, leaves, named_paths
+from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
+from medgpt_ray.preflight_machine import existing, kv_cache, resources
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
@@ -47,7 +35,6 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable that Ray gives to the entrypoint of a job."""
 JUDGE = "medgpt_ray.rewards.judge"
 """Asks a server, so it is not tried."""
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class PreflightError(ValueError):
@@ -77,11 +64,11 @@ def check(config: RunConfig, resume: bool) -> None:
         problems += _rewards(config, prompts)
         problems += _environment(config)
         problems += _scorers(config)
-    problems += _resources(config)
+    problems += resources(config)
     problems += _masters(config)
     problems += _deepspeed(config)
     if isinstance(config, RlRun) and facts is not None:
-        problems += _memory(config, facts)
+        problems += kv_cache(config, facts)
     if problems:
         raise PreflightError(problems)
 
@@ -105,16 +92,11 @@ def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
             f"output_dir: {run.path} already holds a run: continue it with --resume, "
             "or choose another output_dir"
         )
-    parent = _existing(run.path)
+    parent = existing(run.path)
     if not parent.is_dir():
         yield f"output_dir: {parent} is a file, not a directory"
     elif not os.access(parent, os.W_OK):
         yield f"output_dir: {parent} cannot be written to"
-
-
-def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that there is."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
@@ -309,17 +291,6 @@ def _scorers(config: RlRun) -> Iterator[str]:
             yield f"critic.path: {error}"
 
 
-def _resources(config: RunConfig) -> Iterator[str]:
-    planned = without_memory(config)
-    if address := config.cluster.in_use:
-        yield from _cluster(address, config, planned)
-        return
-    cpus = config.cluster.cpus or os.cpu_count() or 1
-    place = "cluster.cpus says" if config.cluster.cpus else "this machine has"
-    yield from _too_many(planned, "cpus", cpus, place)
-    yield from _too_many(planned, "gpus", len(local_gpus()), "this machine has")
-
-
 def _masters(config: RunConfig) -> Iterator[str]:
     if config.learner.zero_stage == 0 and width(config.model, config.learner.gpus) == 2:
         yield (
@@ -336,98 +307,3 @@ def _deepspeed(config: RunConfig) -> Iterator[str]:
             read_settings(config.learner)
         except DeepSpeedError as error:
             yield from error.problems
-
-
-def _memory(config: RlRun, facts: ModelFacts) -> Iterator[str]:
-    if not config.cluster.in_use and config.sync.backend == "shm":
-        yield from _shared_memory(sync_buffer_bytes(config, facts))
-    longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
-    needed = longest * kv_bytes_per_token(config, facts)
-    if needed > config.rollout.kv_cache_gib * GIB:
-        yield (
-            f"rollout.kv_cache_gib: {config.rollout.kv_cache_gib} GiB do not hold one sequence of "
-            f"{longest} tokens, which takes {needed / GIB:.3f} GiB"
-        )
-
-
-def _too_many(planned: Plan, resource: str, available: float, place: str) -> Iterator[str]:
-    needed = getattr(planned, resource)
-    if needed > available:
-        shares = ", ".join(
-            f"{role.name} {role.workers} x {getattr(role, resource):g}" for role in planned.roles
-        )
-        yield (
-            f"{resource}: the run needs {needed:g} {resource.upper()[:-1]}s ({shares}), {place} "
-            f"{available:g}: lower the workers of a role, or their {resource}"
-        )
-
-
-def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
-    import ray
-
-    from medgpt_ray.actors import nodes
-
-    try:
-        with nodes.connected(address):
-            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            few = [
-                *_too_many(planned, "cpus", resources.get("CPU", 0), "the cluster has"),
-                *_too_many(planned, "gpus", resources.get("GPU", 0), "the cluster has"),
-            ]
-            yield from few
-            yield from nodes.unshared(_shared_paths(config), _existing(Path(config.output_dir)))
-            if isinstance(config, RlRun) and config.sync.backend == "shm" and not few:
-                yield from _one_host(planned)
-    except nodes.ClusterError as error:
-        yield f"cluster.address: {error}"
-
-
-def _shared_paths(config: RunConfig) -> dict[str, Path]:
-    """What workers on any node open, by key; what is not even here is another problem."""
-    from medgpt_ray.models.load import ModelError, resolve_model
-
-    paths = {key: Path(path) for key, path in named_paths(config, EVERYWHERE).items()}
-    try:
-        paths["model.path"] = resolve_model(config.model.path).resolve()
-    except ModelError:
-        paths.pop("model.path", None)
-    return {key: path for key, path in paths.items() if path.exists()}
-
-
-def _one_host(planned: Plan) -> Iterator[str]:
-    from medgpt_ray.actors.nodes import places
-
-    found = places(planned) or {}
-    hosts = {node.host for role in ("policy", "rollout") for node in found.get(role, [])}
-    if len(hosts) > 1:
-        yield (
-            f"sync.backend: shm works within one host, and the learner and the engines would be on "
-            f"{', '.join(sorted(hosts))}: use gloo, or nccl on GPUs"
-        )
-
-
-def _shared_memory(needed: int) -> Iterator[str]:
-    if not SHARED_MEMORY.is_dir():
-        yield f"sync.backend: shm needs {SHARED_MEMORY}, use gloo on this system"
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < needed:
-        yield (
-            f"sync.bucket_mib: a weight transfer takes {needed / MIB:.0f} MiB in {SHARED_MEMORY}, "
-            f"which has {free / MIB:.0f} MiB left: enlarge it (docker run --shm-size), lower "
-            "sync.bucket_mib, or use sync.backend gloo"
-        )
-
-
-def local_gpus() -> list[str]:
-    """One line for each GPU that this process may use; none where there is no NVIDIA driver."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listing = subprocess.run(
-        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False
-    )
-    found = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return found
-    return found[: len([device for device in visible.split(",") if device.strip()])]

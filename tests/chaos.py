@@ -8,22 +8,49 @@ import random
 import tempfile
 import time
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import psutil
-from runs import SECONDS, finish, start, steps, train, write_run
+from runs import SECONDS, finish, merged, start, steps, train, write_run
 
 from medgpt_ray.tracking.samples import read_samples
 
-VICTIMS = ("ray::RolloutWorker", "ray::PolicyWorker", "ray::ReferenceWorker", "driver")
-SETTINGS = {
+VICTIMS = ("RolloutWorker", "PolicyWorker", "ReferenceWorker", "driver")
+SETTINGS: dict[str, Any] = {
     "steps": 60,
     "algorithm": {"kl": {"coefficient": 0.02}},
     "checkpoint": {"every_steps": 7},
     "rollout": {"workers": 2},
     "faults": {"max_restarts": 20},
 }
+GROUPS = (
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+)
+PPO = {
+    "stage": "ppo",
+    "algorithm": {
+        "minibatches_per_step": 2,
+        "kl": {"estimator": "k1", "placement": "reward", "target": 2.0, "horizon": 100},
+    },
+}
+"""With an adaptive coefficient, whose state has to come back as well."""
+
 Trained = Counter[tuple[str, int, int]]
+
+
+def family() -> dict[str, dict[str, Any]]:
+    """Algorithm -> settings of its runs."""
+    groups = {name: merged(SETTINGS, {"algorithm": {"name": name}}) for name in GROUPS}
+    return {**groups, "ppo": merged(SETTINGS, PPO)}
 
 
 def trained(run: Path) -> Trained:
@@ -35,21 +62,24 @@ def trained(run: Path) -> Trained:
     )
 
 
-def stormy(folder: Path, tiny: Path, draw: random.Random, kills: int) -> list[str]:
+def stormy(
+    folder: Path, tiny: Path, settings: dict[str, Any], draw: random.Random, kills: int
+) -> list[str]:
     """A run with `kills` kills, each at a random moment after a random step; returns who was
     killed, and when.
     """
-    config = write_run(folder, tiny, **SETTINGS)
+    config = write_run(folder, tiny, **settings)
+    victims = [*VICTIMS, *(["CriticWorker"] if settings.get("stage") == "ppo" else [])]
     process, told = start(config), []
     deadline = time.monotonic() + 2 * SECONDS
     while len(told) < kills and process.poll() is None:
         assert time.monotonic() < deadline, f"hangs after {told}"
-        step = draw.randint(0, SETTINGS["steps"] - 1)
+        step = draw.randint(0, settings["steps"] - 1)
         while len(steps(folder / "run")) < step and process.poll() is None:
             assert time.monotonic() < deadline, f"hangs after {told}"
             time.sleep(0.05)
         time.sleep(draw.uniform(0.0, 4.0 if step == 0 else 0.2))
-        victim = draw.choice(VICTIMS)
+        victim = draw.choice(victims)
         done = len(steps(folder / "run"))
         if process.poll() is not None:
             break
@@ -58,9 +88,9 @@ def stormy(folder: Path, tiny: Path, draw: random.Random, kills: int) -> list[st
             finish(process)
             begun = (folder / "run" / "config.yaml").exists()
             process = start(config, *(["--resume"] if begun else []))
-        elif not kill(process.pid, victim):
+        elif not kill(process.pid, f"ray::{victim}"):
             continue
-        told.append(f"{victim.removeprefix('ray::')} after step {done}")
+        told.append(f"{victim} after step {done}")
     status, output = finish(process, 2 * SECONDS)
     assert status == 0, f"{told}\n{output}"
     return told
@@ -91,28 +121,37 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    draw, killed, runs = random.Random(options.seed), Counter(), 0
+    draw, killed, runs = random.Random(options.seed), Counter(), Counter()
     end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny = write_tiny_model(folder / "tiny")
-        train(write_run(folder / "calm", tiny, **SETTINGS))
-        while time.monotonic() < end:
-            told = stormy(folder / f"run{runs}", tiny, draw, draw.randint(1, 4))
-            check(folder / "calm" / "run", folder / f"run{runs}" / "run")
-            runs += 1
+        for algorithm, settings in cycle(family().items()):
+            if time.monotonic() > end:
+                break
+            calm, torn = folder / algorithm, folder / f"{algorithm}-{runs[algorithm]}"
+            if not calm.exists():
+                train(write_run(calm, tiny, **settings))
+            told = stormy(torn, tiny, settings, draw, draw.randint(1, 4))
+            check(calm / "run", torn / "run")
+            runs[algorithm] += 1
             killed.update(who.partition(" ")[0] for who in told)
-            print(f"run {runs}: as the calm one after {', '.join(told) or 'no kill'}", flush=True)
-    text = f"{runs} runs of {SETTINGS['steps']} steps, all like the calm one. Killed: " + ", ".join(
-        f"{who} {count} times" for who, count in sorted(killed.items())
+            print(f"{algorithm}: as the calm one after {', '.join(told) or 'no kill'}", flush=True)
+    text = (
+        f"{runs.total()} runs of {SETTINGS['steps']} steps, all like the calm one of their "
+        f"algorithm: {listed(runs)}. Killed: {listed(killed)}."
     )
     print(text)
     if options.output:
         options.output.write_text(
             f"# Random kills\n\n{time.strftime('%Y-%m-%d')}, `make chaos` ({options.minutes:g} "
             f"minutes, seed {options.seed}), tiny model, two engines, a reference, on two CPU "
-            f"cores.\n\n{text}.\n"
+            f"cores.\n\n{text}\n"
         )
+
+
+def listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count} times" for name, count in sorted(counts.items()))
 
 
 if __name__ == "__main__":

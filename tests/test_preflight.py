@@ -195,13 +195,6 @@ def test_the_machine_itself_is_the_limit_without_a_cluster(make: Make) -> None:
     only(rf"this machine has {os.cpu_count()}", problems(config))
 
 
-def test_shared_memory_must_hold_two_buckets(make: Make) -> None:
-    free = shutil.disk_usage(preflight.SHARED_MEMORY).free // 2**20
-    config = make(sync={"bucket_mib": free})
-    only(rf"^sync\.bucket_mib: a weight transfer takes {2 * free} MiB", problems(config))
-    check(make(sync={"bucket_mib": free, "backend": "gloo"}), resume=False)
-
-
 class TestOutputDirectory:
     def begin(self, config: RunConfig) -> None:
         RunDirectory.create(config.output_dir, config, "stage: grpo\n", {})

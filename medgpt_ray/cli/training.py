@@ -183,9 +183,10 @@ def schema(
 @app.command()
 def env() -> None:
     """Print versions and the machine, for a bug report."""
+    import os
     import shutil
 
-    from medgpt_ray.preflight import SHARED_MEMORY, local_gpus
+    from medgpt_ray.preflight_machine import local_gpus
     from medgpt_ray.tracking.rundir import describe_environment
 
     found = describe_environment()
@@ -200,9 +201,9 @@ def env() -> None:
     lines["GPUs"] = "; ".join(local_gpus()) or "none"
     compilers = (shutil.which(compiler) for compiler in ("c++", "g++", "clang++"))
     lines["compiler"] = next(filter(None, compilers), "none")
-    if SHARED_MEMORY.is_dir():
-        usage = shutil.disk_usage(SHARED_MEMORY)
+    if os.path.isdir("/dev/shm"):  # where Ray keeps its objects
+        usage = shutil.disk_usage("/dev/shm")
         free, total = usage.free / 2**30, usage.total / 2**30
-        lines[str(SHARED_MEMORY)] = f"{free:.1f} of {total:.1f} GiB free"
+        lines["/dev/shm"] = f"{free:.1f} of {total:.1f} GiB free"
     for name, value in lines.items():
         typer.echo(f"{name:<13} {value}")

@@ -1,6 +1,7 @@
 """`medgpt serve` as its callers see it: the official client on loopback."""
 
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from medgpt_ray.config.schema import Model
+from medgpt_ray.data.requests import render
+from medgpt_ray.export import export
 from medgpt_ray.guard.notices import ADVICE
+from medgpt_ray.models.chat_model import ChatModel, Sampling
 from medgpt_ray.serving.gate import MODEL_PATHS
 
 PROMPTS = ["Wash your hands today.", "Is a fever high?", "体温多少算高？", "The dose is 500 mg"]
@@ -74,9 +79,24 @@ def test_models_are_listed_and_shown(server):
     )
 
 
-def test_an_adapter_by_name(server):
+def test_an_adapter_by_name_says_what_its_merged_model_says_in_the_terminal(
+    server, models, tmp_path
+):
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    shutil.copytree(models.adapters[0], adapter)
+    described = json.loads((adapter / "adapter_config.json").read_text())
+    described["base_model_name_or_path"] = str(models.base)
+    (adapter / "adapter_config.json").write_text(json.dumps(described))
+    export(str(adapter), str(merged), "float32", None, None)
+    for name, folder in (("tiny", models.base), ("cardio", merged)):
+        terminal = ChatModel(Model(path=str(folder), dtype="float32"), str(folder))
+        for prompt in PROMPTS:
+            tokens = render(terminal.tokenizer, [{"role": "user", "content": prompt}])
+            said = terminal.answer(tokens, Sampling(max_tokens=16), lambda _: None).text
+            served = ask(server.client(), prompt, model=name)
+            assert served.model == name
+            assert served.choices[0].message.content.rstrip("�") == said.rstrip("�")
     plain, adapted = (ask(server.client(), PROMPTS[0], model=name) for name in ("tiny", "cardio"))
-    assert adapted.model == "cardio"
     assert adapted.choices[0].message.content != plain.choices[0].message.content
 
 
