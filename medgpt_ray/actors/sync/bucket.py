@@ -4,7 +4,6 @@ them into vLLM.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -64,6 +63,7 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
     def __init__(self, client: VLLMWeightSyncClient, source: WeightSource, init: Any) -> None:
         super().__init__(client=client, source=source, is_sender=init.is_sender)
         self.bucket_bytes = init.bucket_bytes
+        self.buffer: Tensor | None = None
 
     @classmethod
     def trainer_init(
@@ -84,8 +84,8 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
         """Meet the receivers."""
 
     @abstractmethod
-    def buffer(self, size: int) -> AbstractContextManager[Tensor]:
-        """Memory for buckets of up to `size` bytes, for one round."""
+    def allocate(self, size: int) -> Tensor:
+        """Memory for buckets of up to `size` bytes, kept for all rounds."""
 
     @abstractmethod
     def hand_on(self, bucket: Tensor, info: BucketInfo) -> None:
@@ -97,11 +97,12 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
             for _ in self.source:
                 pass
             return
-        with self.buffer(buffer_bytes(self.source, self.bucket_bytes)) as buffer:
-            self.client.start_weight_update()
-            for used, entries in buckets(self.source, buffer):
-                self.hand_on(buffer[:used], BucketInfo(used, entries))
-            self.client.finish_weight_update()
+        if self.buffer is None:
+            self.buffer = self.allocate(buffer_bytes(self.source, self.bucket_bytes))
+        self.client.start_weight_update()
+        for used, entries in buckets(self.source, self.buffer):
+            self.hand_on(self.buffer[:used], BucketInfo(used, entries))
+        self.client.finish_weight_update()
 
 
 class BucketReceiver(WeightTransferEngine[Any, Any]):

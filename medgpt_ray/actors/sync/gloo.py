@@ -2,7 +2,6 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -87,8 +86,8 @@ class GlooSender(BucketSender):
             self.group = _join(init, rank=0)
             receivers.result(timeout=init_info.timeout_s)
 
-    def buffer(self, size: int) -> AbstractContextManager[torch.Tensor]:
-        return nullcontext(torch.empty(size, dtype=torch.uint8))
+    def allocate(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8)
 
     def hand_on(self, bucket: torch.Tensor, info: BucketInfo) -> None:
         with ThreadPoolExecutor(max_workers=1) as pool:

@@ -6,8 +6,6 @@ nothing is left behind when the sender dies, and the size of /dev/shm does not m
 
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -72,12 +70,10 @@ class ShmSender(BucketSender):
         path = f"/proc/{os.getpid()}/fd/{self.descriptor}"
         self.client.init_weight_transfer_engine(asdict(ShmInit(path, os.uname().nodename)))
 
-    @contextmanager
-    def buffer(self, size: int) -> Iterator[torch.Tensor]:
+    def allocate(self, size: int) -> torch.Tensor:
         assert self.descriptor is not None
         os.ftruncate(self.descriptor, size)
-        yield torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
-        os.ftruncate(self.descriptor, 0)  # give the memory back until the next round
+        return torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
 
     def hand_on(self, bucket: torch.Tensor, info: BucketInfo) -> None:
         self.client.update_weights(asdict(info))
