@@ -87,9 +87,9 @@ async def _changes(found: RunDirectory) -> AsyncIterator[dict[str, Any]]:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def _sizes(found: RunDirectory) -> tuple[int, bool]:
-    metrics = found.metrics
-    return metrics.stat().st_size if metrics.exists() else 0, found.report.exists()
+def _sizes(found: RunDirectory) -> tuple[int, bool, bool]:
+    size = found.metrics.stat().st_size if found.metrics.exists() else 0
+    return size, found.report.exists(), found.failure.exists()
 
 
 def report(request: Request) -> Response:

@@ -33,10 +33,12 @@ class Summary:
     total: int | None
     """None where the data decide how many there are."""
     state: str
-    """`done`, `running` (it wrote something lately) or `stopped`."""
+    """`done`, `failed`, `running` (it wrote something lately) or `stopped`."""
     written: float
     """Seconds since 1970."""
     metrics: list[tuple[str, str]]
+    failure: str
+    """Why it failed, empty where it did not."""
 
 
 class Runs:
@@ -88,16 +90,17 @@ class Runs:
             if metric in now
         ]
         written = max(_changed(run))
-        done = run.model.is_dir() and run.report.is_file()
+        failure = run.failure.read_text(encoding="utf-8") if run.failure.is_file() else ""
         return Summary(
             name=name,
             stage=config.algorithm.name if isinstance(config, RlRun) else config.stage,
             model=config.model.path,
             step=int(now.get("step", 0)),
             total=config.steps,
-            state="done" if done else _state(written),
+            state=_state(run, failure, written),
             written=written,
             metrics=shown[:METRICS_SHOWN],
+            failure=failure,
         )
 
     def _remembered(self, key: Hashable, stamp: Hashable, make: Callable[[], Any]) -> Any:
@@ -140,5 +143,9 @@ def _changed(run: RunDirectory) -> list[float]:
     return [place.stat().st_mtime for place in places if place.exists()]
 
 
-def _state(written: float) -> str:
+def _state(run: RunDirectory, failure: str, written: float) -> str:
+    if failure:
+        return "failed"
+    if run.model.is_dir() and run.report.is_file():
+        return "done"
     return "running" if time.time() - written < QUIET_SECONDS else "stopped"

@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -74,6 +75,7 @@ class RunDirectory:
         self.model = path / "model"
         self.tokenizer = path / "tokenizer"
         self.report = path / "report.html"
+        self.failure = path / "failure.txt"
 
     @property
     def holds_run(self) -> bool:
@@ -115,6 +117,18 @@ class RunDirectory:
     def read_config(self) -> RunConfig:
         values = YAML(typ="safe", pure=True).load(self.config)
         return TypeAdapter(RunConfig).validate_python(values)
+
+    @contextmanager
+    def remembering_failure(self) -> Iterator[None]:
+        """What ends the run in this block is written down, for whoever did not watch it; what
+        ended it before is forgotten."""
+        self.failure.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception as error:
+            with suppress(OSError):  # a full disk must not hide why the run ended
+                write_atomically(self.failure, f"{type(error).__name__}: {error}\n")
+            raise
 
     def publish_model(self, checkpoint: Path) -> None:
         """Make the model of a checkpoint the model of the run."""

@@ -52,6 +52,16 @@ def test_every_run_below_the_folder_is_listed(client: TestClient, folder: Path) 
     assert "pipe/rl models/small grpo running 3 of 20" in found.words
 
 
+def test_a_failed_run_says_why(client: TestClient, folder: Path) -> None:
+    run = RunDirectory(folder / "alone")
+    with pytest.raises(ValueError, match="nan"), run.remembering_failure():
+        raise ValueError("loss is nan in step 3")
+    assert "alone models/small grpo failed 3 of 20" in page(client, "/").words
+    assert "ValueError: loss is nan in step 3" in page(client, "/run?run=alone").words
+    with run.remembering_failure():
+        assert "nan" not in page(client, "/run?run=alone").words
+
+
 def test_a_run_of_another_version_does_not_hide_the_others(
     client: TestClient, folder: Path
 ) -> None:

@@ -205,9 +205,11 @@ def test_without_restarts_a_death_stops_the_run_with_a_post_mortem(
     config = write_run(tmp_path, tiny_model, steps=10_000, faults={"max_restarts": 0})
     with (
         killing(tmp_path / "run", {2: "ray::PolicyWorker"}),
-        pytest.raises(RunFailed, match="policy rank 0 is gone"),
+        pytest.raises(RunFailed, match="policy rank 0 is gone") as failed,
     ):
         train_here(config)
+    failure = (tmp_path / "run" / "failure.txt").read_text()
+    assert failure.endswith(f"{failed.value}\n")
 
 
 @contextmanager
