@@ -166,12 +166,14 @@ def test_a_dead_node_is_replaced_and_nothing_changes(
     assert steps(run) == steps(tmp_path / "calm" / "run")
 
 
-def test_a_supervised_run_goes_on_with_fewer_workers(
+@pytest.mark.timeout(600)
+def test_a_supervised_run_goes_on_with_fewer_workers_and_grows_again(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker on each of two nodes, of which one goes and nothing comes in its place."""
+    """A worker on each of two nodes, of which one goes; later another one comes."""
     # Ray Train hopes for so long that two will start, before it tries one.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+    epochs, run = 400, tmp_path / "run"
     cluster = head(cpus=3)
     try:  # another address, for a driver goes to the node that has its own
         doomed = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")
@@ -179,24 +181,29 @@ def test_a_supervised_run_goes_on_with_fewer_workers(
             tmp_path,
             tiny_model,
             "sft",
-            epochs=EPOCHS,
+            epochs=epochs,
             learner={"workers": 2, "cpus": 2, "zero_stage": 0},
             faults={"min_workers": 1},
+            checkpoint={"every_steps": 50},
             cluster={"address": cluster.address, "cpus": None},
         )
         process = start(config)
-        wait_for_step(process, tmp_path / "run", 5)
+        wait_for_step(process, run, 55)
         cluster.remove_node(doomed, allow_graceful=False)
+        alone = max(steps(run)) + 30  # more than two wrote before the death was noticed
+        wait_for_step(process, run, alone)
+        cluster.add_node(num_cpus=2, node_ip_address="127.0.0.3")
         status, output = finish(process)
     finally:
         cluster.shutdown()
     assert status == 0, output
     assert "a worker died: learner rank" in output
-    done = steps(tmp_path / "run")
-    assert len(done) == EPOCHS * 48 // 8
+    assert (run / "logs" / "learner-1.log").read_text().count("Loading weights: 100%") == 2
+    done = steps(run)
+    assert list(done) == list(range(1, epochs * 48 // 8 + 1))
     last = done[max(done)]
-    assert last["data/0/rows"] == EPOCHS * 48
-    assert last["loss"] < 2
+    assert last["data/0/rows"] == epochs * 48
+    assert last["loss"] < 0.1
 
 
 def test_without_restarts_a_death_stops_the_run_with_a_post_mortem(
