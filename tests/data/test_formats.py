@@ -600,6 +600,6 @@ def test_a_stage_that_refuses_a_kind_names_the_way_out() -> None:
     ):
         check_stage(Conversation, "pt")
     with pytest.raises(
-        BadRow, match="these are preference pairs: train with stage rm or dpo or orpo"
+        BadRow, match="these are preference pairs: train with stage rm or dpo or orpo or kto"
     ):
         check_stage(Preference, "sft")

@@ -305,7 +305,7 @@ def check_stage(kind: type[Row], stage: str) -> None:
     if wanted is Document and kind is Conversation:
         fix = "make texts of them with `medgpt data convert`, or train with stage sft"
     else:
-        fix = f"train with stage {' or '.join(s for s, known in KINDS.items() if known is kind)}"
+        fix = f"train with stage {' or '.join(each for each in KINDS if _fits(kind, each))}"
     raise BadRow("", f"stage {stage} trains on {WORDS[wanted]}, these are {WORDS[kind]}: {fix}")
 
 
