@@ -15,7 +15,7 @@ from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
-from medgpt_ray.preflight_machine import existing, kv_cache, resources
+from medgpt_ray.preflight_machine import kv_cache, nearest_folder, resources
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
@@ -92,7 +92,7 @@ def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:
             f"output_dir: {run.path} already holds a run: continue it with --resume, "
             "or choose another output_dir"
         )
-    parent = existing(run.path)
+    parent = nearest_folder(run.path)
     if not parent.is_dir():
         yield f"output_dir: {parent} is a file, not a directory"
     elif not os.access(parent, os.W_OK):

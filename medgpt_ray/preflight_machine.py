@@ -13,6 +13,7 @@ from medgpt_ray.config.schema import RlRun
 
 
 def resources(config: RunConfig) -> Iterator[str]:
+    """CPUs, GPUs and, on a cluster, the folders that its nodes must share."""
     planned = without_memory(config)
     if address := config.cluster.in_use:
         yield from _cluster(address, config, planned)
@@ -24,6 +25,7 @@ def resources(config: RunConfig) -> Iterator[str]:
 
 
 def kv_cache(config: RlRun, facts: ModelFacts) -> Iterator[str]:
+    """The engine's cache must hold the longest sequence."""
     longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     needed = longest * kv_bytes_per_token(config, facts)
     if needed > config.rollout.kv_cache_gib * GIB:
@@ -58,7 +60,9 @@ def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
                 *_too_many(planned, "gpus", resources.get("GPU", 0), "the cluster has"),
             ]
             yield from few
-            yield from nodes.unshared(_shared_paths(config), existing(Path(config.output_dir)))
+            yield from nodes.unshared(
+                _shared_paths(config), nearest_folder(Path(config.output_dir))
+            )
             if isinstance(config, RlRun) and config.sync.backend == "shm" and not few:
                 yield from _one_host(planned)
     except nodes.ClusterError as error:
@@ -103,6 +107,6 @@ def local_gpus() -> list[str]:
     return found[: len([device for device in visible.split(",") if device.strip()])]
 
 
-def existing(path: Path) -> Path:
+def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that there is."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

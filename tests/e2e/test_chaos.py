@@ -10,8 +10,7 @@ from runs import train_here, write_run
 
 @pytest.mark.timeout(900)
 def test_random_kills_change_nothing(ray_here: None, tiny_model: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "steps": 30}
-    train_here(write_run(tmp_path / "calm", tiny_model, **settings))
-    told = stormy(tmp_path / "stormy", tiny_model, settings, random.Random(7), kills=2)
+    train_here(write_run(tmp_path / "calm", tiny_model, **SETTINGS))
+    told = stormy(tmp_path / "stormy", tiny_model, SETTINGS, random.Random(7), kills=3)
     assert told
     check(tmp_path / "calm" / "run", tmp_path / "stormy" / "run")
