@@ -1,8 +1,10 @@
 """Learner groups: one Ray actor a data-parallel rank around `models.learner.Learner`."""
 
 import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import ray
 
 from medgpt_ray.actors.logs import log_to
+from medgpt_ray.actors.rendezvous import listen
 from medgpt_ray.actors.wait import Pending, wait
 from medgpt_ray.algos.policy_loss import Normaliser
 from medgpt_ray.config.schema import Learner, Model, PpoRun, RlRun
@@ -21,6 +24,9 @@ class Rank(ABC):
     same time.
     """
 
+    listener: socket.socket | None = None
+    """Of rank 0, until all have joined."""
+
     def __init__(self, config: RlRun, rank: int, log: str) -> None:
         log_to(log)
         self.config, self.rank = config, rank
@@ -30,17 +36,15 @@ class Rank(ABC):
         """The section of the configuration that this group learns by."""
 
     def address(self) -> tuple[str, int]:
-        """Where rank 0 can be met: this host and a free port on it."""
-        import socket
-
-        host = ray.util.get_node_ip_address()
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return host, probe.getsockname()[1]
+        """Where rank 0 waits for the others: host and port."""
+        self.listener = listen()
+        host, port = self.listener.getsockname()
+        return host, port
 
     def join(self, address: tuple[str, int], total_updates: int) -> dict[str, int]:
         """Join the group and load the model; returns the process id."""
         import torch
+        from torch import distributed
 
         section = self.section()
         os.environ.update(
@@ -52,9 +56,19 @@ class Rank(ABC):
         )
         torch.set_num_threads(section.threads)
         from medgpt_ray.algos import ALGORITHMS
-        from medgpt_ray.models.deepspeed import join_group
+        from medgpt_ray.models.deepspeed import backend, join_group
         from medgpt_ray.models.learner import Learner
 
+        store = distributed.TCPStore(
+            *address,
+            section.workers,
+            is_master=self.rank == 0,
+            master_listen_fd=self.listener.detach() if self.listener else None,
+            timeout=timedelta(seconds=self.config.deadlines.start),
+        )
+        distributed.init_process_group(
+            backend(section.gpus), store=store, rank=self.rank, world_size=section.workers
+        )
         join_group(section.gpus)
         self.total_updates = total_updates
         self.algorithm = ALGORITHMS[self.config.algorithm.name](self.config.algorithm)

@@ -68,7 +68,12 @@ def join_group(gpus: int) -> None:
 
     # DeepSpeed would compile a shared-memory collective at first use; gloo does its work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if gpus else "gloo", verbose=False)
+    deepspeed.init_distributed(backend(gpus), verbose=False)
+
+
+def backend(gpus: int) -> str:
+    """Name of the collective library of ranks with that many GPUs each."""
+    return "nccl" if gpus else "gloo"
 
 
 def running_stage(model: schema.Model, config: schema.Learner) -> int:

@@ -11,6 +11,7 @@ from torch.distributed.distributed_c10d import BroadcastOptions
 from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightTransferInitInfo
 
+from medgpt_ray.actors.rendezvous import listen
 from medgpt_ray.actors.sync.bucket import BucketInfo, BucketReceiver, BucketSender
 
 
@@ -36,13 +37,14 @@ class GlooInit(WeightTransferInitInfo):
     timeout_s: float
 
 
-def _join(init: GlooInit, rank: int) -> Any:
+def _join(init: GlooInit, rank: int, listener: socket.socket | None = None) -> Any:
     return stateless_init_torch_distributed_process_group(
         init.master_address,
         init.master_port,
         rank,
         init.world_size,
         backend="gloo",
+        listen_socket=listener,
         timeout=timedelta(seconds=init.timeout_s),
     )
 
@@ -79,11 +81,12 @@ class GlooSender(BucketSender):
     group: Any = None
 
     def connect(self, init_info: GlooTrainerInit) -> None:
-        address, port = free_endpoint()
+        listener = listen()
+        address, port = listener.getsockname()
         init = GlooInit(address, port, 1, init_info.world_size, init_info.timeout_s)
         with ThreadPoolExecutor(max_workers=1) as pool:
             receivers = pool.submit(self.client.init_weight_transfer_engine, asdict(init))
-            self.group = _join(init, rank=0)
+            self.group = _join(init, 0, listener)
             receivers.result(timeout=init_info.timeout_s)
 
     def allocate(self, size: int) -> torch.Tensor:
@@ -97,13 +100,3 @@ class GlooSender(BucketSender):
 
     def shutdown(self) -> None:
         self.group = None
-
-
-def free_endpoint() -> tuple[str, int]:
-    """This host's address as others see it, and a free port on it."""
-    import ray
-
-    address = ray.util.get_node_ip_address()
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return address, probe.getsockname()[1]

@@ -116,9 +116,10 @@ def _init_info(sync: schema.Sync, rank: int, world_size: int, seconds: float) ->
     if sync.backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        from medgpt_ray.actors.sync.gloo import free_endpoint
+        from medgpt_ray.actors.rendezvous import listen
 
-        address, port = free_endpoint()
+        with listen() as listener:  # vLLM opens the port anew
+            address, port = listener.getsockname()
         return NCCLTrainerInitInfo(
             address, port, world_size, packed_buffer_size_bytes=size, rank=rank
         )
