@@ -3,8 +3,10 @@ them into vLLM.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Self
 
 import torch
@@ -25,6 +27,8 @@ Entry = tuple[str, str, list[int], int]
 class BucketInfo(WeightTransferUpdateInfo):
     """Announces one bucket to the receivers."""
 
+    start: int
+    """Its first byte in the sender's memory."""
     nbytes: int
     entries: list[Entry]
 
@@ -34,22 +38,26 @@ def buffer_bytes(source: WeightSource, limit: int) -> int:
     return max(limit, *(_nbytes(meta.dtype, meta.shape) for meta in source.metadata()))
 
 
-def buckets(source: WeightSource, buffer: Tensor) -> Iterator[tuple[int, list[Entry]]]:
-    """Pack the source's tensors into `buffer`, bucket after bucket: (bytes used, contents).
+def buckets(
+    source: WeightSource, buffers: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, list[Entry]]]:
+    """Pack the source's tensors into one buffer after the other: (the part used, its contents).
 
-    The buffer is reused: whoever reads a bucket must be done before the next one is asked for.
+    The buffers are used again: by the time that a bucket is asked for, all but the last one have to
+    have been read.
     """
     entries: list[Entry] = []
-    used = 0
+    used, turns = 0, cycle(buffers)
+    buffer = next(turns)
     for name, tensor in source:
         size = _nbytes(tensor.dtype, tuple(tensor.shape))
         if used + size > buffer.numel():
-            yield used, entries
-            entries, used = [], 0
+            yield buffer[:used], entries
+            entries, used, buffer = [], 0, next(turns)
         buffer[used : used + size] = tensor.cpu().reshape(-1).view(torch.uint8)
         entries.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), used))
         used += size
-    yield used, entries
+    yield buffer[:used], entries
 
 
 def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -63,7 +71,7 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
     def __init__(self, client: VLLMWeightSyncClient, source: WeightSource, init: Any) -> None:
         super().__init__(client=client, source=source, is_sender=init.is_sender)
         self.bucket_bytes = init.bucket_bytes
-        self.buffer: Tensor | None = None
+        self.memory: Tensor | None = None
 
     @classmethod
     def trainer_init(
@@ -85,7 +93,7 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
 
     @abstractmethod
     def allocate(self, size: int) -> Tensor:
-        """Memory for buckets of up to `size` bytes, kept for all rounds."""
+        """`size` bytes for buckets, kept for all rounds."""
 
     @abstractmethod
     def hand_on(self, bucket: Tensor, info: BucketInfo) -> None:
@@ -97,11 +105,18 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
             for _ in self.source:
                 pass
             return
-        if self.buffer is None:
-            self.buffer = self.allocate(buffer_bytes(self.source, self.bucket_bytes))
+        if self.memory is None:
+            self.memory = self.allocate(2 * buffer_bytes(self.source, self.bucket_bytes))
         self.client.start_weight_update()
-        for used, entries in buckets(self.source, self.buffer):
-            self.hand_on(self.buffer[:used], BucketInfo(used, entries))
+        with ThreadPoolExecutor(max_workers=1) as pool:  # one bucket is packed while one is loaded
+            loading: Future[None] | None = None
+            for bucket, entries in buckets(self.source, self.memory.chunk(2)):
+                if loading:
+                    loading.result()
+                info = BucketInfo(bucket.storage_offset(), bucket.numel(), entries)
+                loading = pool.submit(self.hand_on, bucket, info)
+            assert loading is not None
+            loading.result()
         self.client.finish_weight_update()
 
 

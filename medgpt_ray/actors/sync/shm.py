@@ -47,13 +47,14 @@ class ShmReceiver(BucketReceiver):
         self.path = init_info.path
 
     def receive_weights(self, update_info: BucketInfo) -> None:
+        start, end = update_info.start, update_info.start + update_info.nbytes
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             # A private map: nobody writes to it, but torch wants a buffer that could be written.
-            memory = mmap.mmap(descriptor, update_info.nbytes, access=mmap.ACCESS_COPY)
+            memory = mmap.mmap(descriptor, end, access=mmap.ACCESS_COPY)
         finally:
             os.close(descriptor)
-        self.load(torch.frombuffer(memory, dtype=torch.uint8), update_info.entries)
+        self.load(torch.frombuffer(memory, dtype=torch.uint8)[start:], update_info.entries)
 
     def shutdown(self) -> None:
         """Nothing is held between buckets."""
