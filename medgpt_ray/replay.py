@@ -3,11 +3,16 @@
 The learners start from the state they had, and learn from the samples that were there, through the
 code that learned then. What comes of it is compared with what was recorded in the order in which it
 is computed, so the first stage that differs is the one to look at.
+
+It takes CPUs of this machine only, also for a run that learned on GPUs: a step that went wrong on a
+cluster is looked at on a laptop. Numbers of GPUs then differ by what their kernels round otherwise.
 """
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from medgpt_ray.actors.cluster import ray_cluster, start_models
+from medgpt_ray.actors.plan import without_memory
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.algos import ALGORITHMS
 from medgpt_ray.config.loader import ConfigError
-from medgpt_ray.config.schema import RlRun
+from medgpt_ray.config.schema import Cluster, Learner, PpoRun, RlRun
 from medgpt_ray.models.load import on_this_machine
 from medgpt_ray.tracking.dumps import Recorded, read_dump
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError, by_step
@@ -57,8 +63,27 @@ def replay(path: str, step: int | None, tolerance: float) -> bool:
     if step not in dumps:
         raise ConfigError([f"--step: {step} was not dumped, those are {sorted(dumps)}"])
     recorded = read_dump(dumps[step])
-    learned = _again(on_this_machine(config), dumps[step], step, recorded)
+    learned = _again(_on_cpus(on_this_machine(config)), dumps[step], step, recorded)
     return _report(compare(recorded, learned), step, tolerance)
+
+
+def _on_cpus(config: RlRun) -> RlRun:
+    """The same learners without GPUs, on a local cluster that has room for them whatever the
+    machine."""
+    update: dict[str, Any] = {
+        "model": config.model.model_copy(update={"attention": "sdpa"}),
+        "learner": _without_gpus(config.learner),
+        "rollout": config.rollout.model_copy(update={"gpus": 0.0}),
+        "cluster": Cluster(cpus=math.ceil(without_memory(config).cpus)),
+    }
+    if isinstance(config, PpoRun):
+        update["critic"] = _without_gpus(config.critic)
+    return config.model_copy(update=update)
+
+
+def _without_gpus(section: Learner) -> Learner:
+    optimizer = section.optimizer.removeprefix("paged_")
+    return section.model_copy(update={"gpus": 0.0, "optimizer": optimizer})
 
 
 def _again(config: RlRun, dump: Path, number: int, recorded: Recorded) -> Learned:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from runs import finish, start, steps, train_here, wait_for_step, write_run
 from typer.testing import CliRunner
 
@@ -116,9 +117,19 @@ def replay(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_a_dumped_step_is_replayed(run: Path) -> None:
+def test_a_dumped_step_is_replayed_on_cpus(run: Path, tmp_path: Path) -> None:
+    """Of a run on a cluster with GPUs, as its configuration says."""
     assert {path.name for path in (run / "dumps").iterdir()} == {"step_16", "step_24"}
-    status, output = replay(str(run))
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    yaml = YAML()
+    values = yaml.load(config)
+    for section in ("learner", "critic", "rollout"):
+        values[section]["gpus"] = 1.0
+    values["model"]["attention"] = "flash_attention_2"
+    values["cluster"] = {"address": "10.255.255.1:6379"}
+    yaml.dump(values, config)
+    status, output = replay(str(tmp_path / "run"))
     assert status == 0, output
     assert "step 24: replayed within 1e-05" in output
     for stage in ("old_log_probs", "old_values", "advantage", "critic/grad_norm"):
