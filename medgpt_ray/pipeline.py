@@ -42,7 +42,7 @@ def check(loaded: Loaded, resume: bool) -> list[StageRun]:
     if resume and not begun:
         problems.append(f"output_dir: {output_dir} holds no stage to resume: leave --resume out")
     if not problems:
-        done = {run.name for run in runs if _finished(run)}
+        done = {run.name for run in runs if _directory(run).finished}
         for run in runs:
             found = _changed(run) if run.name in done else _troubles(run, done)
             problems += [f"stage {run.name}: {problem}" for problem in found]
@@ -76,10 +76,11 @@ def train(loaded: Loaded, resume: bool) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(output_dir / "pipeline.yaml", loaded.source)
     for number, run in enumerate(runs, start=1):
-        done = "done already" if _finished(run) else f"{run.loaded.config.stage}, {run.file}"
-        title = f"stage {number} of {len(runs)}: {run.name} ({done})"
+        finished = _directory(run).finished
+        state = "done already" if finished else f"{run.loaded.config.stage}, {run.file}"
+        title = f"stage {number} of {len(runs)}: {run.name} ({state})"
         console.print(Text(title, style="bold"), soft_wrap=True)
-        if not _finished(run):
+        if not finished:
             _train(run)
             _sum_up(output_dir, runs)
     for line in _told(runs):
@@ -110,16 +111,11 @@ def _directory(run: StageRun) -> RunDirectory:
     return RunDirectory(run.loaded.config.output_dir)
 
 
-def _finished(run: StageRun) -> bool:
-    """The model is there, and the report, which is written last."""
-    directory = _directory(run)
-    return directory.model.is_dir() and directory.report.exists()
-
-
 def _state(run: StageRun) -> str:
-    if _finished(run):
+    directory = _directory(run)
+    if directory.finished:
         return "done"
-    return "interrupted" if _directory(run).holds_run else "not begun"
+    return "interrupted" if directory.holds_run else "not begun"
 
 
 def _troubles(run: StageRun, done: set[str]) -> Iterator[str]:

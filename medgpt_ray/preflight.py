@@ -16,6 +16,7 @@ from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.preflight_machine import kv_cache, nearest_folder, resources
+from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
@@ -81,6 +82,16 @@ def warnings(config: RunConfig) -> Iterator[str]:
             "Ray deletes after the job: name an absolute path, on a file system that all nodes "
             "share"
         )
+
+
+def nothing_left(config: RunConfig) -> bool:
+    """Whether the run in the output directory has done all the steps that `config` asks for."""
+    run = RunDirectory(config.output_dir)
+    if not run.finished:
+        return False
+    if config.steps is None:  # as many as the epochs have, which are those of the run
+        return run.read_config().steps is None
+    return max(Checkpoints(run.checkpoints).complete(), default=0) >= config.steps
 
 
 def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:

@@ -11,6 +11,10 @@ from supervised_runs import conversations, write_supervised
 from typer.testing import CliRunner
 
 from medgpt_ray.cli import app
+from medgpt_ray.config.loader import load
+from medgpt_ray.preflight import nothing_left
+from medgpt_ray.tracking.checkpoints import Checkpoints
+from medgpt_ray.tracking.rundir import RunDirectory
 
 RUN = """\
 stage: grpo
@@ -130,6 +134,30 @@ def test_resume_needs_a_run(file: Path) -> None:
     status, _, errors = medgpt("train", file, "--resume", "cluster.cpus=2")
     assert status == 2
     assert "holds no run to resume" in errors
+
+
+def test_a_finished_run_is_not_started_again(file: Path, tmp_path: Path) -> None:
+    loaded = load(file)
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {})
+    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints.begin(2)
+    checkpoints.commit(2, {"step": 2})
+    run.model.mkdir()
+    assert not nothing_left(loaded.config)
+    run.report.write_text("")
+    status, output, _ = medgpt("train", file, "--resume", "cluster.cpus=2")
+    assert (status, output) == (0, f"{run.path} is finished: more `steps` would continue it\n")
+    assert not nothing_left(load(file, ["steps=3"]).config)
+
+
+def test_a_finished_run_of_epochs_is_not_started_again(tiny_model: Path, tmp_path: Path) -> None:
+    loaded = load(write_supervised(tmp_path, tiny_model, "sft"))
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {})
+    assert not nothing_left(loaded.config)
+    run.model.mkdir()
+    run.report.write_text("")
+    assert nothing_left(loaded.config)
+    assert not nothing_left(load(tmp_path / "run.yaml", ["steps=3"]).config)
 
 
 def test_presets_are_listed_and_accepted_as_config() -> None:

@@ -51,13 +51,17 @@ def train(
         preflight.check(loaded.config, resume)
     for warning in preflight.warnings(loaded.config):
         print(f"warning: {warning}", file=sys.stderr)
-    if not dry_run:
-        if loaded.config.stage in RL_STAGES:
-            from medgpt_ray import rl as verb
-        else:
-            from medgpt_ray import supervised as verb
-        with stops(verb.STOPS, f"logs of every role: {loaded.config.output_dir}/logs"):
-            verb.train(loaded.config, loaded.source, resume)
+    if dry_run:
+        return
+    if resume and preflight.nothing_left(loaded.config):
+        print(f"{loaded.config.output_dir} is finished: more `steps` would continue it")
+        return
+    if loaded.config.stage in RL_STAGES:
+        from medgpt_ray import rl as verb
+    else:
+        from medgpt_ray import supervised as verb
+    with stops(verb.STOPS, f"logs of every role: {loaded.config.output_dir}/logs"):
+        verb.train(loaded.config, loaded.source, resume)
 
 
 def _pipeline(loaded: Any, dry_run: bool, resume: bool) -> None:

@@ -81,6 +81,11 @@ class RunDirectory:
     def holds_run(self) -> bool:
         return self.config.exists() or self.metrics.exists()
 
+    @property
+    def finished(self) -> bool:
+        """The model is there, and the report, which is written last."""
+        return self.model.is_dir() and self.report.exists()
+
     @classmethod
     def create(
         cls,
