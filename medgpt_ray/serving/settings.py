@@ -1,5 +1,6 @@
 """What is served and how, as `serve deploy` reads it from YAML and `medgpt serve` from options."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -107,12 +108,22 @@ def settings_from(values: Mapping[str, Any], replicas: str, assignments: Sequenc
     except ValidationError as error:
         for fault in error.errors():
             key = ".".join(map(str, fault["loc"]))
-            problems.append(f"{key}: {fault['msg']}, found {fault['input']!r}")
+            unknown = fault["type"] == "extra_forbidden"
+            told = _unknown(key) if unknown else f"{fault['msg']}, found {fault['input']!r}"
+            problems.append(f"{key}: {told}")
     if problems:
         raise ConfigError(problems)
     if settings.max_replicas < settings.min_replicas:
         raise ConfigError([f"--replicas {replicas}: at most less than at least"])
     return settings
+
+
+def _unknown(key: str) -> str:
+    sections = {"limits": Limits, "lora": Lora}
+    known = [*Settings.model_fields]
+    known += [f"{name}.{field}" for name, model in sections.items() for field in model.model_fields]
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"unknown, did you mean {close[0]}?" if close else f"unknown, of {', '.join(known)}"
 
 
 def pairs(adapters: Sequence[str] | None) -> dict[str, str]:
