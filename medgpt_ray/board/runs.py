@@ -90,7 +90,7 @@ class Runs:
             if metric in now
         ]
         written = max(_changed(run))
-        failure = run.failure.read_text(encoding="utf-8") if run.failure.is_file() else ""
+        failure = run.read_failure()
         return Summary(
             name=name,
             stage=config.algorithm.name if isinstance(config, RlRun) else config.stage,
@@ -146,6 +146,6 @@ def _changed(run: RunDirectory) -> list[float]:
 def _state(run: RunDirectory, failure: str, written: float) -> str:
     if failure:
         return "failed"
-    if run.model.is_dir() and run.report.is_file():
+    if run.finished:
         return "done"
     return "running" if time.time() - written < QUIET_SECONDS else "stopped"

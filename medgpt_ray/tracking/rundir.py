@@ -123,6 +123,13 @@ class RunDirectory:
         values = YAML(typ="safe", pure=True).load(self.config)
         return TypeAdapter(RunConfig).validate_python(values)
 
+    def read_failure(self) -> str:
+        """What ended the run; empty where nothing did, or where it goes on."""
+        try:
+            return self.failure.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
     @contextmanager
     def remembering_failure(self) -> Iterator[None]:
         """What ends the run in this block is written down, for whoever did not watch it; what
