@@ -4,7 +4,7 @@ them into vLLM.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, Self
@@ -107,15 +107,12 @@ class BucketSender(TrainerWeightTransferEngine[Any]):
             return
         if self.memory is None:
             self.memory = self.allocate(2 * buffer_bytes(self.source, self.bucket_bytes))
-        self.client.start_weight_update()
         with ThreadPoolExecutor(max_workers=1) as pool:  # one bucket is packed while one is loaded
-            loading: Future[None] | None = None
+            loading = pool.submit(self.client.start_weight_update)
             for bucket, entries in buckets(self.source, self.memory.chunk(2)):
-                if loading:
-                    loading.result()
+                loading.result()
                 info = BucketInfo(bucket.storage_offset(), bucket.numel(), entries)
                 loading = pool.submit(self.hand_on, bucket, info)
-            assert loading is not None
             loading.result()
         self.client.finish_weight_update()
 
