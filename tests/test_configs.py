@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from medgpt_ray.actors.plan import without_memory
 from medgpt_ray.config.loader import SHIPPED, Loaded, load
 from medgpt_ray.config.presets import presets
 from medgpt_ray.config.stages import expand
@@ -43,6 +44,13 @@ def test_data_that_is_shipped_is_there(file: Path, monkeypatch: pytest.MonkeyPat
         for path in paths:
             if path.startswith("configs/"):
                 assert (SHIPPED.parent / path).is_file()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SHIPPED).as_posix())
+def test_it_fits_on_two_cores_unless_it_is_for_gpus(file: Path) -> None:
+    for run in runs(file):
+        plan = without_memory(run.config)
+        assert plan.gpus or plan.cpus <= (run.config.cluster.cpus or 2)
 
 
 def test_presets_find_their_data_from_any_directory(
