@@ -91,7 +91,7 @@ def _summary(report: check.Report) -> Table:
     """A line a file. Of more duplicates than the report lists, only the total is exact: + is at
     least."""
     table = _table(
-        ("file", "format"), ("rows", "bad", "duplicates", "near duplicates", "characters")
+        ("file", "format"), ("good", "bad", "duplicates", "near duplicates", "characters")
     )
     exact, near = _per_file(report.duplicates), _per_file(report.near_duplicates)
     more = ["+" if report.exact > exact.total() else "", "+" if report.near > near.total() else ""]

@@ -45,7 +45,7 @@ def test_every_bad_row_is_named_before_the_table(tmp_path: Path, capsys: Any) ->
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{path}:2: answer: empty, expected text"
     assert lines[1].startswith(f"{path}:3: invalid JSON at column 2: ")
-    header = "file format rows bad duplicates near duplicates characters"
+    header = "file format good bad duplicates near duplicates characters"
     assert cells(lines[2]) == cells(header)
     assert cells(lines[3]) == [path, "qa", "3", "2", "1", "1", "29"]
     assert cells(lines[4]) == [other, "text", "1", "0", "0", "0", "34"]
