@@ -150,15 +150,17 @@ def test_a_replay_names_the_first_stage_that_differs(run: Path) -> None:
 def test_dead_roles_and_a_killed_driver_change_nothing(
     run: Path, settings: dict, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """kill -9 of the critic, by itself back from the checkpoint; then of the driver, resumed."""
+    """kill -9 of the critic, then of the reward model, both back by themselves from the checkpoint;
+    then of the driver, resumed."""
     import psutil
 
     config = write_run(tmp_path, tiny_model, **settings)
     process = start(config)
-    wait_for_step(process, tmp_path / "run", 5)
-    children = psutil.Process(process.pid).children(recursive=True)
-    (critic,) = (p for p in children if "CriticWorker" in " ".join(p.cmdline()))
-    critic.kill()
+    for step, name in ((5, "CriticWorker"), (10, "RewardModelWorker")):
+        wait_for_step(process, tmp_path / "run", step)
+        children = psutil.Process(process.pid).children(recursive=True)
+        (role,) = (p for p in children if name in " ".join(p.cmdline()))
+        role.kill()
     wait_for_step(process, tmp_path / "run", 14)
     process.kill()
     finish(process)
