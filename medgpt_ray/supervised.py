@@ -30,6 +30,7 @@ from medgpt_ray.data import templates
 from medgpt_ray.data.opening import find_data, open_data
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.interrupt import Interrupted, interruptible, noted
+from medgpt_ray.models.deepspeed import backend
 from medgpt_ray.models.load import on_this_machine, open_tokenizer
 from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
 from medgpt_ray.tracking.console import Console
@@ -103,7 +104,7 @@ def _trainer(job: Job) -> TorchTrainer:
     return TorchTrainer(
         partial(train_worker, job),  # as its configuration the controller would import all of it
         torch_config=TorchConfig(
-            backend="nccl" if learner.gpus else "gloo", timeout_s=int(config.step_timeout_s)
+            backend=backend(learner.gpus), timeout_s=int(config.step_timeout_s)
         ),
         scaling_config=ScalingConfig(
             num_workers=workers,

@@ -61,7 +61,7 @@ def deepspeed_config(model: schema.Model, config: schema.Learner) -> dict[str, A
     return _laid_over(settings, read_settings(config)) if config.deepspeed else settings
 
 
-def join_group(gpus: int) -> None:
+def join_group(gpus: float) -> None:
     """Join the ranks that this process's environment names, by NCCL or gloo; take note of a group
     that it is in already."""
     import deepspeed
@@ -71,7 +71,7 @@ def join_group(gpus: int) -> None:
     deepspeed.init_distributed(backend(gpus), verbose=False)
 
 
-def backend(gpus: int) -> str:
+def backend(gpus: float) -> str:
     """Name of the collective library of ranks with that many GPUs each."""
     return "nccl" if gpus else "gloo"
 
