@@ -290,11 +290,15 @@ class Controller:
         self.busy = False
 
     def _sync(self) -> None:
-        """Every engine to the policy version of this step; audited before anything is generated."""
+        """Every engine to the policy version of this step. Its audit is waited for here unless
+        batches are under way: then it runs beside the next update, and no sample is taken before.
+        """
         deadlines = self.config.deadlines
         waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
         with self._phase("sync"):
             self.roles.rollout.sync(self.step, waits)
+            if not self.flying:
+                self.roles.rollout.audited(self.step)
 
     def _record(self, metrics: dict[str, float], samples: list[Sample], seconds: float) -> None:
         """Log the step. Its sync is the one that brought its policy to the engines."""

@@ -70,6 +70,10 @@ class Completion:
     def oldest_version(self) -> int:
         return min(span.version for span in self.versions)
 
+    @property
+    def newest_version(self) -> int:
+        return max(span.version for span in self.versions)
+
 
 @dataclass(frozen=True, slots=True)
 class RewardFailure:

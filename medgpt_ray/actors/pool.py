@@ -38,6 +38,15 @@ class Member:
         return f"rollout worker {self.number}"
 
 
+@dataclass(frozen=True)
+class Audit:
+    """Of one sync: what the policy's weights were, and what the workers will say of theirs."""
+
+    version: int
+    digests: dict[str, str]
+    calls: dict[str, ray.ObjectRef]
+
+
 class RolloutPool:
     """All rollout workers, and the policy they follow."""
 
@@ -49,6 +58,8 @@ class RolloutPool:
         start = min(config.rollout.workers, self._wanted())
         self.members = [self._start(number) for number in range(start)]
         self.connected: list[Any] = []
+        self.audit: Audit | None = None
+        """The one whose outcome is not known yet."""
         self.notices: list[str] = []
         """Who died or left since this was last read, in words."""
 
@@ -68,9 +79,10 @@ class RolloutPool:
         return generation
 
     def sync(self, version: int, seconds: float) -> None:
-        """Every worker to the policy of `version`, audited. Workers that stand since the last sync
-        are taken in; where none is left, the first of the new ones is waited for.
+        """Every worker to the policy of `version`; its audit begins. Workers that stand since the
+        last sync are taken in; where none is left, the first of the new ones is waited for.
         """
+        self.audited(self.version)
         self.version = version
         wanted = self._wanted()
         self._shrink(wanted)
@@ -84,10 +96,22 @@ class RolloutPool:
             self.connected = actors
         digests = self.policy.call("sync", version, seconds=seconds)
         calls = {member.name: member.actor.audit.remote(version) for member in present}
-        for name, found in wait(calls, self.config.deadlines.sync, "weight audit").items():
-            compare(digests, found, name, version)
+        self.audit = Audit(version, digests, calls)
         for member in present:
             member.state = "HEALTHY"
+
+    def audited(self, version: int) -> None:
+        """Wait until every worker has shown that what it held as `version` was the policy.
+
+        Raises:
+            WeightAuditError: a worker computes with other weights.
+        """
+        audit = self.audit
+        if audit is None or version < audit.version:
+            return
+        for name, found in wait(audit.calls, self.config.deadlines.sync, "weight audit").items():
+            compare(audit.digests, found, name, audit.version)
+        self.audit = None
 
     def sleep(self) -> None:
         """Colocated engines give their memory to the learners until the next sync; those that are
@@ -202,9 +226,10 @@ class Generation:
             self._calls[call] = number, member
 
     def result(self) -> list[list[Completion]]:
-        """The groups in the order of the prompts.
+        """The groups in the order of the prompts, from audited weights.
 
         Raises:
+            WeightAuditError: tokens come from weights that were not the policy's.
             RunFailed: a worker failed, or the groups are not there within `deadlines.generate`.
             RoleDied: workers died more often than there are shares, so it is no accident.
         """
@@ -232,7 +257,9 @@ class Generation:
                     self.dispatch([number])
                 except ray.exceptions.RayError as error:
                     raise RunFailed(f"generation: {member.name} failed: {cause(error)}") from error
-        return self._in_order(done)
+        groups = self._in_order(done)
+        self.pool.audited(max(c.newest_version for group in groups for c in group))
+        return groups
 
     def _in_order(self, done: dict[int, list[list[Completion]]]) -> list[list[Completion]]:
         shares = {number: iter(groups) for number, groups in done.items()}

@@ -10,6 +10,7 @@ import ray
 
 from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
 from medgpt_ray.actors.pool import Generation, RolloutPool
+from medgpt_ray.actors.sync.audit import WeightAuditError
 from medgpt_ray.config.schema import Cluster, GrpoRun
 from medgpt_ray.data.prompts import read_prompts
 from medgpt_ray.models.load import load_tokenizer
@@ -150,18 +151,46 @@ def test_requests_live_through_a_weight_update(pool: RolloutPool, prompts: list[
     assert {c.oldest_version for group in after for c in group} == {9}
 
 
+def test_no_completion_is_given_out_before_the_audit_of_its_weights(
+    pool: RolloutPool, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of older weights are, while the audit of the new ones is under way."""
+    pool.sync(10, seconds=120)
+    older = generate(pool, prompts)
+    ray.wait(list(older._calls), num_returns=len(older._calls), timeout=120)
+    learner = pool.policy
+
+    class Other:
+        """A learner whose final norm is not what the engines were sent."""
+
+        def call(self, *arguments: Any, seconds: float) -> Any:
+            answer = learner.call(*arguments, seconds=seconds)
+            return answer | {"model.norm.weight": "0"} if arguments[0] == "sync" else answer
+
+    monkeypatch.setattr(pool, "policy", Other())
+    pool.sync(11, seconds=120)
+    newer = generate(pool, prompts)
+    assert {c.newest_version for group in older.result() for c in group} == {10}
+    with pytest.raises(WeightAuditError, match=r"version 11: model\.norm\.weight differs"):
+        newer.result()
+    monkeypatch.undo()
+    pool.audit = None
+    pool.sync(12, seconds=120)
+    assert {c.newest_version for group in generate(pool, prompts).result() for c in group} == {12}
+
+
 def test_a_worker_that_leaves_answers_first(
     pool: RolloutPool, prompts: list[Prompt], run: RunDirectory
 ) -> None:
     """Asked to come down to one worker, the pool loses none of what the others are generating."""
     for member in pool.members:
         ray.wait([member.ready], timeout=120)
-    pool.sync(10, seconds=120)
+    pool.sync(13, seconds=120)
     calm = generate(pool, prompts).result()
     generation = generate(pool, prompts)
     leaving = [member.actor for member in pool.members[1:]]
     run.ask_for_rollout_workers(1)
-    pool.sync(10, seconds=120)
+    pool.sync(13, seconds=120)
     assert [member.number for member in pool.members] == [0]
     done = generation.result()
     assert [group[0].prompt_id for group in done] == [prompt.id for prompt in prompts]
@@ -172,5 +201,5 @@ def test_a_worker_that_leaves_answers_first(
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(actor.ready.remote(), timeout=60)
     run.ask_for_rollout_workers(3)
-    pool.sync(10, seconds=120)
+    pool.sync(13, seconds=120)
     assert states(pool) == ["HEALTHY", "STARTING"]
