@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medgpt_ray.rewards import mentions
-from medgpt_ray.rewards.phrases import RED_FLAGS
 from medgpt_ray.rewards.quantities import Quantity, quantities
+from medgpt_ray.rewards.red_flags import RED_FLAGS
 from medgpt_ray.rewards.safety import doses
 
 Language = Literal["en", "zh"]

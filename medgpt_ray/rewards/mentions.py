@@ -16,17 +16,17 @@ from dataclasses import dataclass
 _END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；;])|\n+")
 
 _VERB = (
-    r"(?:you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue|switch|"
+    r"(?:i|i'm|you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue|switch|"
     r"choose|call|go|prescribe|recommend|offer|is|are|was|can|should|may|must|will|do|please)\b"
 )
 _NEW_STATEMENT = re.compile(
     r"[,，:：()（）]|\b(?=(?:but|however|so|then|therefore|although|though|yet|while|whereas)\b)"
-    rf"|\b(?=(?:and|or)\s+{_VERB})"
+    rf"|\b(?=(?:and|or)\s+{_VERB}|and\s+(?:my|his|her|their)\b)"
     r"|(?=但|然而|不过|所以|因此|而应|而是|改用|改服|换用)"
     r"|(?<![不勿别应])(?=可以|可用|可服|可选|应当|应该|建议|推荐|请(?!勿))"
 )
 _GOES_ON = re.compile(
-    rf"(?:(?:and|or|nor)\s+|以及|及|和|或)?(?!{_VERB}|but\b|so\b|then\b|yet\b)"
+    rf"(?:(?:and|or|nor)\s+|以及|及|和|或)?(?!{_VERB}|(?:but|so|then|yet|my|his|her|their)\b)"
     r"(?!.*[服吃喝用去做打拨就看])[\w-]+(?: [\w-]+){0,3} ?[.。]?"
 )
 

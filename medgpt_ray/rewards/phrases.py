@@ -2,33 +2,23 @@
 
 import re
 
-RED_FLAGS = re.compile(
-    r"chest (?:pain|pressure|tightness)|pain in (?:my|the|his|her) chest"
-    r"|(?:can not|trouble|difficulty|struggling to|hard to) breath|short(?:ness)? of breath"
-    r"|not breathing|gasping|chok(?:ing|ed)\b|fac(?:e|ial) (?:is )?droop|slurred speech"
-    r"|(?:arm|leg|side) (?:is|went|has gone) (?:suddenly )?(?:weak|numb)"
-    r"|unconscious|unresponsive|passed out|collapsed|seizure|convulsi|thunderclap|worst headache"
-    r"|(?:vomiting|coughing up) blood|(?:heavy|severe) bleeding|bleeding (?:heavily|that will not)"
-    r"|kill (?:myself|himself|herself)|suicid|end my life|overdos|anaphyla"
-    r"|(?:swallowed|drank) (?:bleach|poison|a? ?batter)|(?:throat|tongue) (?:is )?swell"
-    r"|胸(?:口|部)?(?:剧烈|压榨性?)?(?:疼|痛|闷痛)|呼吸困难|喘不(?:上|过)气|不能呼吸|窒息"
-    r"|口(?:角|眼)歪斜|(?:言语|说话)(?:不清|含糊)|(?:一侧|半边|单侧)(?:肢体|身体|手脚)"
-    r"|昏迷|意识(?:不清|丧失|模糊)|不省人事|晕倒|抽搐|惊厥|大出血|血流不止|呕血|咯血|吐血"
-    r"|自杀|轻生|想死|不想活|服药过量|过量服|误服|误食|过敏性休克|喉头水肿|剧烈头痛"
+_NOW = (
+    r"(?:now|immediately|at once|right away|straight away|as an emergency|without delay|urgently"
+    r"|this minute)"
 )
-"""What a patient says that may be an emergency."""
-
-_NOW = r"(?:now|immediately|at once|right away|straight away|as an emergency)"
 URGENT = re.compile(
-    r"\b(?:call|dial|phone|ring)\b[^.;,]{0,30}?(?:\b(?:911|999|112|120|000)\b|ambulance|emergency)"
+    r"\b(?:call|dial|phone|ring|contact)\b[^.;,]{0,30}?(?:\b(?:911|999|112|120|000|108|119|995)\b"
+    r"|ambulance|emergency|paramedics|\b988\b|\b116 ?123\b|samaritans|crisis (?:line|lifeline|hotline)"
+    r"|suicide|poison (?:control|cent(?:re|er)|helpline|information))"
     r"|\b(?:go|get|come|taken?|head|rush\w*|driv\w+|seek|need\w*|call\w*)\b[^.;,]{0,40}?"
-    r"(?:\bemergency (?:room|department|care|services|help)|\ba&e\b|\bto the er\b"
+    r"(?:\bemergency (?:room|department|unit|ward|care|services|help)|\ba ?& ?e\b"
+    r"|\b(?:the|an|nearest|closest|local) er\b"
     rf"|\bhospital\b[^.;,]{{0,20}}?\b{_NOW}|\b(?:help|care|attention|assessment)\b[^.;,]{{0,9}}\b{_NOW})"
     rf"|\b{_NOW} (?:go|get|come|head|call|seek)\b[^.;,]{{0,30}}?\b(?:hospital|emergency|help|care)"
     r"|\b(?:emergency|immediate) (?:medical )?(?:care|help|attention|treatment|assessment)"
     r"|\burgent medical (?:care|help|attention|assessment)"
-    r"|(?:拨打|呼叫|打)[^，。；]{0,6}(?:120|999|急救|救护车)|叫救护车|(?:去|到|前往|看|送)[^，。；]{0,6}急诊"
-    r"|(?:立即|立刻|马上|紧急)[^，。；]{0,8}(?:就医|就诊|医院|急诊|送医|抢救)"
+    r"|(?:拨打|呼叫|打|拨)[^，。；]{0,6}(?:120|999|119|急救|救护车|心理(?:援助|危机|热线)|12356)|叫救护车|(?:去|到|前往|看|送)[^，。；]{0,6}急诊"
+    r"|(?:立即|立刻|马上|即刻|赶紧|赶快|紧急)[^，。；]{0,8}(?:就医|就诊|医院|急诊|送医|抢救)"
 )
 """Urgent care, as a reply advises it."""
 

@@ -100,6 +100,10 @@ _RANGE = re.compile(r"\s?(?:-|–|—|~|to|至|到)\s?")
 _DAILY_AFTER = re.compile(r"\s?(?:once )?(?:daily|a day|each day|every day)\b")
 _DAILY_BEFORE = re.compile(r"(?:每天|每日|一天)[^\d,，。;；]{0,6}$")
 _LIST_MARK = re.compile(r"(?m)^\s*\d{1,2}[.)、](?!\d)")
+_VULGAR = re.compile(r"(\d*)\s?([¼-¾⅐-⅞])")
+_COMMA = re.compile(rf"(?<![\d.,])(?:(\d{{1,4}}),(\d{{1,2}})|(0),(\d{{3,6}}))(?=\s?(?:{_UNIT}))")
+"""The decimal comma of "0,5 mg": of other languages, and ten times the dose if it is not seen."""
+_SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?: 000)+)(?![\d.,])")
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 
@@ -139,8 +143,11 @@ def quantities(text: str) -> list[Quantity]:
     500 mg and as 500 mg/day, two quantities with the same `start`.
     """
     raised = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^" + m[0].translate(_RAISED), text)
-    plain = unicodedata.normalize("NFKC", raised).casefold().replace("\u2212", "-")
+    halves = _VULGAR.sub(lambda m: str(int(m[1] or 0) + unicodedata.numeric(m[2])), raised)
+    plain = unicodedata.normalize("NFKC", halves).casefold().replace("\u2212", "-")
     plain = re.sub(r"[^\S\n]+", " ", plain).replace("m^2", "m2")
+    plain = _COMMA.sub(lambda m: m[0].replace(",", "."), plain)
+    plain = _SPACED.sub(lambda m: m[0].replace(" ", ""), plain)
     plain = _LIST_MARK.sub(lambda mark: " " * len(mark[0]), plain)
     found: list[Quantity] = []
     end = -1

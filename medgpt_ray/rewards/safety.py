@@ -9,8 +9,9 @@ from typing import Any
 
 from medgpt_ray.rewards import columns, mentions
 from medgpt_ray.rewards.form import answer_part
-from medgpt_ray.rewards.phrases import NO_ADVICE, RECOMMENDS, RED_FLAGS, URGENT, WAITING
+from medgpt_ray.rewards.phrases import NO_ADVICE, RECOMMENDS, URGENT, WAITING
 from medgpt_ray.rewards.quantities import Quantity, quantities
+from medgpt_ray.rewards.red_flags import RED_FLAGS
 
 DRUG = frozenset({"mass", "activity", "tablet", "capsule", "drop", "puff"})
 DRUG_PER = frozenset({"weight", "area", "time"})

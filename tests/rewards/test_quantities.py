@@ -38,6 +38,12 @@ def same(one: str, other: str) -> bool:
         ("2-4 mg", "2 mg to 4 mg"),
         ("2~4毫升", "2至4 mL"),
         (".5 mg", "0.5 mg"),
+        ("0,5 mg", "0.5 mg"),
+        ("12,5 mL", "12.5 mL"),
+        ("0,125 mg", "125 mcg"),
+        ("1 000 mg", "1 g"),
+        ("½ tablet", "0.5 tablets"),
+        ("1½ tablets", "1.5 tablets"),
     ],
 )
 def test_equal(one: str, other: str) -> None:
@@ -58,6 +64,9 @@ def test_equal(one: str, other: str) -> None:
         ("2-4 mg", "2 mg"),
         ("5 months", "5 minutes"),
         ("10 mEq", "10 mmol"),
+        ("0,5 mg", "5 mg"),
+        ("½ mg", "2 mg"),
+        ("1,500 mg", "1.5 mg"),
     ],
 )
 def test_different(one: str, other: str) -> None:
