@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medgpt_ray.rewards import mentions
+from medgpt_ray.rewards import mentions, red_flags
 from medgpt_ray.rewards.quantities import Quantity, quantities
-from medgpt_ray.rewards.red_flags import RED_FLAGS
 from medgpt_ray.rewards.safety import doses
 
 Language = Literal["en", "zh"]
@@ -27,15 +26,6 @@ CAUTION: dict[Language, str] = {
     "是否妊娠以及正在使用的其他药物。",
 }
 
-_GENERAL = re.compile(
-    r"\s*(?:please )?"
-    r"(?:(?:what (?:is|are|causes|does)|define|explain|describe|how (?:is|are|does))\b"
-    r"|(?:请)?(?:什么是|什么叫|解释|简述|描述)|[^，。？]{1,20}(?:是什么|的定义|的病因|的机制))"
-)
-_SOMEBODY = re.compile(
-    r"\b(?:i|i'm|my|me|we|our|he|she|his|her|him|they|patient|child|baby|now)\b"
-    r"|我|他|她|爸|妈|孩子|宝宝|老人|患者|病人|现在|突然"
-)
 _AGE = re.compile(
     r"\b\d{1,3}[- ]?(?:years?|yrs?|months?|weeks?)[- ]old\b|\b\d{1,3} ?y/?o\b|\baged? (?:of )?\d"
     r"|\b(?:i am|i'm|he is|she is) \d{1,3}\b(?! ?(?:kg|lb|cm))|\d ?(?:周岁|岁|个月大)"
@@ -78,13 +68,11 @@ def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) 
     messages = messages[-SEEN_MESSAGES:]
     user = [_seen(text_of(message)) for message in messages if message.get("role") == "user"]
     last = mentions.plain(user[-1]) if user else ""
-    general = _GENERAL.match(last) is not None and _SOMEBODY.search(last) is None
-    found = () if general else (m.name for m in mentions.find(RED_FLAGS, last) if not m.denied)
     spoken = mentions.plain("\n".join(user))
     texts = [*(text_of(message) for message in messages), *sources]
     return Case(
         language="zh" if re.search(r"[\u4e00-\u9fff]", last) else "en",
-        emergency=tuple(dict.fromkeys(found)),
+        emergency=tuple(dict.fromkeys(red_flags.found(last))),
         known=tuple(quantity for text in texts for quantity in quantities(_seen(text))),
         patient_known=bool(_AGE.search(spoken) and _WEIGHT.search(spoken)),
     )

@@ -17,17 +17,18 @@ _END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；;])|\n+")
 
 _VERB = (
     r"(?:i|i'm|you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue|switch|"
-    r"choose|call|go|prescribe|recommend|offer|is|are|was|can|should|may|must|will|do|please)\b"
+    r"choose|call|ring|phone|dial|get|go|head|rush|drive|seek|stay|sit|lie|keep|leave|send|prescribe|"
+    r"recommend|offer|is|are|was|can|should|may|must|will|do|please)\b"
 )
 _NEW_STATEMENT = re.compile(
     r"[,，:：()（）]|\b(?=(?:but|however|so|then|therefore|although|though|yet|while|whereas)\b)"
-    rf"|\b(?=(?:and|or)\s+{_VERB}|and\s+(?:my|his|her|their)\b)"
-    r"|(?=但|然而|不过|所以|因此|而应|而是|改用|改服|换用)"
+    rf"|\b(?=(?:and|or)\s+{_VERB}|and\s+(?:my|his|her|their|there)\b)"
+    r"|(?=但|然而|不过(?!气|来)|所以|因此|而应|而是|改用|改服|换用)"
     r"|(?<![不勿别应])(?=可以|可用|可服|可选|应当|应该|建议|推荐|请(?!勿))"
 )
 _GOES_ON = re.compile(
     rf"(?:(?:and|or|nor)\s+|以及|及|和|或)?(?!{_VERB}|(?:but|so|then|yet|my|his|her|their)\b)"
-    r"(?!.*[服吃喝用去做打拨就看])[\w-]+(?: [\w-]+){0,3} ?[.。]?"
+    r"(?!.*[服吃喝用去做打拨就看叫送])[\w-]+(?: [\w-]+){0,3} ?[.。]?"
 )
 
 _ONLY_LOOKS_DENIED = re.compile(
@@ -60,6 +61,10 @@ _SUPPOSES = re.compile(
     r"|(?<!即使)(?<!就算)(?:如果|假如|若|一旦|万一|倘若|除非)|如(?=有|出现|果|症)"
     r"|(?:出现|发生|加重)[^，。]{0,12}时"
 )
+
+_BETWEEN = " ,，:：()（）"
+_ENDED = re.compile(r"没(?!有)")
+"""A cue that denies one verb and no list: 抽了十分钟还没停，口吐白沫."""
 
 REACH = 200
 """Characters before and after a name in which a cue can deny it."""
@@ -102,27 +107,49 @@ def names(terms: Iterable[str]) -> re.Pattern[str]:
 
 
 def find(pattern: re.Pattern[str], text: str) -> Iterator[Mention]:
-    """Every mention in `text`, for a pattern in the spelling of `plain`."""
+    """Every mention in `text`, for a pattern in the spelling of `plain`. What has a denial of its
+    own within one segment ("can not breathe") is not denied by another one before it.
+    """
     for sentence in sentences(plain(text)):
-        segments = _segments(sentence)
-        denied_before = supposed_before = False
-        for place, segment in enumerate(segments):
-            carries = denied_before and _GOES_ON.fullmatch(segment[:REACH]) is not None
-            supposed_before = supposed_before or _SUPPOSES.search(segment) is not None
-            last = segments[-1] if place == len(segments) - 2 else ""
-            supposed = supposed_before or _SUPPOSES.match(last) is not None
-            for match in pattern.finditer(segment):
-                before = segment[max(0, match.start() - REACH) : match.start()]
-                after = segment[match.end() : match.end() + REACH]
-                denied = carries or _denies(before, after)
-                yield Mention(match.group(), sentence, segment, denied, supposed)
-            denied_before = carries or _denies(segment[-REACH:], "")
+        spans = _segments(sentence)
+        states = list(_states(sentence, spans))
+        for match in pattern.finditer(sentence):
+            place = max(sum(start <= match.start() for start, _ in spans) - 1, 0)
+            start, end = spans[place]
+            carries, supposed = states[place]
+            before = sentence[max(start, match.start() - REACH) : match.start()]
+            after = sentence[match.end() : min(end, match.end() + REACH)]
+            denied = carries or _denies(before, after)
+            if _DENIES_WHAT_FOLLOWS.search(match.group()):
+                denied = match.end() > end
+            yield Mention(match.group(), sentence, sentence[start:end].strip(), denied, supposed)
 
 
-def _segments(sentence: str) -> list[str]:
+def _segments(sentence: str) -> list[tuple[int, int]]:
+    """Start and end of each segment, without what is between them."""
     cuts = [0, *(match.end() for match in _NEW_STATEMENT.finditer(sentence)), len(sentence)]
-    pieces = (sentence[start:end].strip(" ,，:：()（）") for start, end in itertools.pairwise(cuts))
-    return [piece for piece in pieces if piece]
+    spans = []
+    for start, end in itertools.pairwise(cuts):
+        piece = sentence[start:end].rstrip(_BETWEEN)
+        if piece := piece.lstrip(_BETWEEN):
+            start = sentence.index(piece, start)
+            spans.append((start, start + len(piece)))
+    return spans
+
+
+def _states(sentence: str, spans: list[tuple[int, int]]) -> Iterator[tuple[bool, bool]]:
+    """Of each segment: whether a denial before it goes on, and whether it is under a condition."""
+    segments = [sentence[start:end] for start, end in spans]
+    denied = supposed = leading = False
+    for place, segment in enumerate(segments):
+        carries = denied and _GOES_ON.fullmatch(segment[:REACH]) is not None
+        if segment.startswith("and ") and not leading:
+            supposed = False  # "chew an aspirin if you are not allergic, and call 911"
+        leading = leading or _SUPPOSES.match(segment) is not None
+        supposed = supposed or _SUPPOSES.search(segment) is not None
+        last = segments[-1] if place == len(segments) - 2 else ""
+        yield carries, supposed or _SUPPOSES.match(last) is not None
+        denied = carries or _denies(_ENDED.sub(" ", segment[-REACH:]), "")
 
 
 def _denies(before: str, after: str) -> bool:

@@ -7,10 +7,11 @@ _NOW = (
     r"|this minute)"
 )
 URGENT = re.compile(
-    r"\b(?:call|dial|phone|ring|contact)\b[^.;,]{0,30}?(?:\b(?:911|999|112|120|000|108|119|995)\b"
-    r"|ambulance|emergency|paramedics|\b988\b|\b116 ?123\b|samaritans|crisis (?:line|lifeline|hotline)"
-    r"|suicide|poison (?:control|cent(?:re|er)|helpline|information))"
-    r"|\b(?:go|get|come|taken?|head|rush\w*|driv\w+|seek|need\w*|call\w*)\b[^.;,]{0,40}?"
+    r"\bget an ambulance\b|\b(?:call|dial|phone|ring|contact)\b[^.;,]{0,30}?"
+    r"(?:\b(?:911|999|112|120|000|108|119|995|988|116 ?123)\b|ambulance|emergency|paramedics"
+    r"|samaritans|suicide|crisis (?:line|lifeline|hotline)"
+    r"|poison (?:control|cent(?:re|er)|helpline|information))"
+    r"|\b(?:go|get|come|leave|taken?|head|rush\w*|driv\w+|seek|need\w*|call\w*)\b[^.;,]{0,40}?"
     r"(?:\bemergency (?:room|department|unit|ward|care|services|help)|\ba ?& ?e\b"
     r"|\b(?:the|an|nearest|closest|local) er\b"
     rf"|\bhospital\b[^.;,]{{0,20}}?\b{_NOW}|\b(?:help|care|attention|assessment)\b[^.;,]{{0,9}}\b{_NOW})"

@@ -7,11 +7,10 @@ beside a reward for the answer. Each is built so that one reply for every questi
 import re
 from typing import Any
 
-from medgpt_ray.rewards import columns, mentions
+from medgpt_ray.rewards import columns, mentions, red_flags
 from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.phrases import NO_ADVICE, RECOMMENDS, URGENT, WAITING
 from medgpt_ray.rewards.quantities import Quantity, quantities
-from medgpt_ray.rewards.red_flags import RED_FLAGS
 
 DRUG = frozenset({"mass", "activity", "tablet", "capsule", "drop", "puff"})
 DRUG_PER = frozenset({"weight", "area", "time"})
@@ -30,7 +29,7 @@ def emergency_referral(prompt: str, completion: str, row: dict[str, Any]) -> flo
     """
     emergency = columns.flag(row, "emergency")
     if emergency is None:
-        emergency = affirms(RED_FLAGS, prompt)
+        emergency = bool(red_flags.found(prompt))
     reply = answer_part(completion)
     refers = any(not m.denied and not m.supposed for m in mentions.find(URGENT, reply))
     if emergency:
