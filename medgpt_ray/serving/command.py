@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,13 +79,17 @@ def serve(
             ]
         )
     _free(host, port)
+    print("starting Ray Serve ...", flush=True)
     with _ray(settings, address), _started(settings, host, port):
+        print(f"loading {settings.model} ...", flush=True)
         _deploy(settings, found)
         record = _record(port)
         _write(record, settings, found)
         try:
-            print(f"serving {settings.name} ({settings.version}) at http://{host}:{port}/v1")
-            sys.stdout.flush()
+            print(
+                f"serving {settings.name} ({settings.version}) at http://{host}:{port}/v1",
+                flush=True,
+            )
             _watch()
         except KeyboardInterrupt:
             print("stopping", flush=True)
