@@ -1,5 +1,8 @@
 """What is masked in logs, and what must stay readable."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from medgpt_ray.guard.personal import mask
@@ -47,3 +50,13 @@ def test_personal_data_is_masked(text, masked):
 )
 def test_medicine_stays(text):
     assert mask(text) == text
+
+
+LINES = [json.loads(line) for line in Path(__file__).with_name("personal.jsonl").open()]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line["text"][:30])
+def test_what_patients_and_clinicians_write(line):
+    masked = mask(line["text"])
+    assert [secret for secret in line["secrets"] if secret in masked] == []
+    assert [kept for kept in line["kept"] if kept not in masked] == []
