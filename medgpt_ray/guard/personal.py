@@ -41,7 +41,8 @@ _LABELS = (
     r"(?:surname|forename|full name|patient(?:'s)? name|(?:first|last|middle|given|family"
     r"|maiden) name"
     r"|pt|patient|attending|next of kin|emergency contact|mother|father|spouse|husband|wife"
-    r"|guardian|carer|(?:electronically |digitally )?signed(?: by)?|dictated by|seen by|reviewed by"
+    r"|guardian|carer|caregiver|(?:electronically |digitally )?signed(?: by)?|dictated by|seen by"
+    r"|reviewed by"
     r"|attn|re)"
 )
 _RELATIVES = (
@@ -77,7 +78,8 @@ _HAN_AFTER = (
 )
 _FOREIGN_HAN = rf"{_HAN}{{1,8}}(?:·{_HAN}{{1,8}}){{1,3}}"
 _HAN_LABELS = (
-    r"(?:姓名|名字(?:是|叫)?|患者名?|患儿|病人|家属|联系人|(?:主治|主管|报告|审核|送检|申请|经治"
+    r"(?:姓名|大名|名字(?:是|叫)?|申请人|收件人|护士长|麻醉医师|患者名?|患儿|病人|家属|联系人"
+    r"|(?:主治|主管|报告|审核|送检|申请|经治"
     r"|接诊)?(?:医师|医生|护士)(?:签名|签字)?|签名|签字"
     r"|本人|父亲|母亲|丈夫|妻子|配偶|监护人)"
 )
@@ -128,7 +130,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"|policy|medicare|medicaid|insurance|subscriber|group)"
         rf" ?(?:numbers?|no\.?|nr\.?|id|#)(?: ?(?:is|:|#))? ?[(\[]?))(?=[^\n,;]{{0,8}}\d){_CODE}",
         rf"(?i:(?P<keep>\bnhs{_NUMBER}))\d{{3}} ?\d{{3}} ?\d{{4}}",
-        r"(?P<keep>(?:病历|住院|门诊|就诊卡?|病案|检查|登记|保单|档案|床位?"
+        r"(?P<keep>(?:病历|住院|门诊|就诊卡?|病案|检查|登记|保单|保险单|档案|床位?"
         r"|(?<![A-Za-z])ID)(?:编?号)?码?(?:[:：为是 ]{0,3}[(（【\[]?))"
         r"[A-Za-z]{0,6}[ -]?\d[\d-]{2,16}",
     ),
@@ -173,7 +175,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?P<keep>\b(?:Mrs?|MRS?|Ms|Miss|Mx|Dr|DR|Prof|Professor|Doctor|Nurse)\b\.? ?){_NAMED}",
         rf"(?P<keep>\b(?:I am|I['’]m|This is|this is) ){_NO_NAME}{_WORD} {_WORD}"
         r"(?=[.,;!\n]|$| and\b| from\b| calling\b| here\b| speaking\b)(?! (?i:disease|syndrome))",
-        rf"(?P<keep>\b(?i:my|his|her|our) (?i:{_RELATIVES}),? ){_NO_NAME}[A-Z][a-z]+(?: {_WORD})?",
+        rf"(?P<keep>\b(?i:my|his|her|our"
+        rf"|patient['’]s) (?i:{_RELATIVES}),? ){_NO_NAME}[A-Z][a-z]+(?: {_WORD})?",
         rf"(?P<keep>\b(?i:{_CLOSINGS})[,.!]?\s{{1,3}}){_NAMED}(?=\s*(?:$|\n))",
         rf"\b{_NO_NAME}(?:{_WORD}|[A-Z]\.)(?: (?:{_WORD}|[A-Z]\.)){{1,3}}"
         r"(?=,? (?:MD|M\.D\.|RN|DO|PhD|FRCP|MBBS|PA-C)\b)",
@@ -182,10 +185,14 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?P<keep>{_HAN_LABELS}[:：为是 ]{{0,2}})(?:{_FOREIGN_HAN}|{_HAN_NAME}{_HAN_AFTER})",
         rf"(?P<keep>{_CALLED})(?:{_HAN_NAME}{_HAN_AFTER}|[小阿]{_HAN}{{1,2}}{_HAN_AFTER}"
         rf"|{_FOREIGN_HAN}|{_NAMED})",
-        rf"(?P<keep>我姓){_SURNAME}",
+        rf"(?P<keep>我姓)(?:{_SURNAME}|{_HAN}(?!{_HAN}))",
+        rf"(?P<keep>(?:姓名|联系人|签名|签字|申请人|收件人|家属|{_HAN}{{2}}医[师生])[:：] ?)"
+        rf"(?!无|不详|未知|待|同|建议|良好|已|未){_HAN}{{2,4}}(?!{_HAN})",
+        rf"(?P<keep>我?(?:爸爸?|妈妈?|儿子|女儿|老婆|老公|父亲|母亲|爷爷"
+        rf"|奶奶)){_HAN_NAME}{_HAN_AFTER}",
         rf"(?P<keep>(?:^|[，。；\n])我是){_NO_HAN_NAME}{_SURNAME}{_HAN}{{1,2}}(?=[，。,；;（( \n]"
         rf"|$)",
-        rf"(?<![由对关处等基属位其])(?<!感谢){_NO_HAN_NAME}{_SURNAME}{_HAN}{{0,2}}?(?={_HAN_TITLES})",
+        rf"(?<![由对关处等基属位其])(?<![谢]){_NO_HAN_NAME}{_SURNAME}{_HAN}{{0,2}}?(?={_HAN_TITLES})",
         rf"(?P<keep>敬礼\s{{1,3}}){_HAN_NAME}(?=\s*(?:$|\n))",
         rf"(?P<keep>(?:爸爸?|妈妈?|儿子|女儿|老婆|老公|父亲|母亲|丈夫|妻子|爷爷"
         rf"|奶奶)[（(，])({_HAN_NAME})(?=[，,）)])",
