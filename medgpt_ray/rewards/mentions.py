@@ -115,7 +115,8 @@ def names(terms: Iterable[str]) -> re.Pattern[str]:
     """A pattern for any of `terms`, as whole words, with plurals; longer terms come first."""
     choices = sorted({plain(term).strip() for term in terms} - {""}, key=len, reverse=True)
     words = [
-        re.sub(r"\\?\s+", r"\\s+", re.escape(choice)) + (r"(?:e?s)?(?![a-z0-9])" if choice[-1].isascii() else "")
+        re.sub(r"\\?\s+", r"\\s+", re.escape(choice))
+        + (r"(?:e?s)?(?![a-z0-9])" if choice[-1].isascii() else "")
         for choice in choices
     ]
     return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(words) or '(?!)'})")

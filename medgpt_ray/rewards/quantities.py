@@ -17,8 +17,8 @@ _TABLE: dict[str, dict[float, str]] = {
     "mass": {
         1e3: "kg kgs kilogram kilograms 千克 公斤",
         1.0: "g gram grams gm 克",
-        1e-3: "mg milligram milligrams 毫克",
-        1e-6: "mcg μg ug microgram micrograms 微克",
+        1e-3: "mg mgs milligram milligrams 毫克",
+        1e-6: "mcg mcgs μg ug microgram micrograms 微克",
         1e-9: "ng nanogram nanograms 纳克",
         1e-12: "pg 皮克",
         453.59237: "lb lbs pound pounds 磅",
@@ -27,13 +27,15 @@ _TABLE: dict[str, dict[float, str]] = {
     "volume": {
         1.0: "l liter liters litre litres 升",
         0.1: "dl 分升",
-        1e-3: "ml cc milliliter milliliters millilitre millilitres 毫升",
-        1e-6: "μl ul microliter microliters 微升",
+        1e-3: "ml mls cc milliliter milliliters millilitre millilitres 毫升",
+        1e-6: "μl ul mm3 microliter microliters 微升",
+        5e-3: "tsp teaspoon teaspoons teaspoonful 茶匙",
+        0.015: "tbsp tablespoon tablespoons tablespoonful 汤匙",
         1e-15: "fl",
     },
     "substance": {
         1.0: "mol 摩尔",
-        1e-3: "mmol 毫摩尔",
+        1e-3: "mmol millimole millimoles 毫摩尔",
         1e-6: "μmol umol 微摩尔",
         1e-9: "nmol 纳摩尔",
         1e-12: "pmol 皮摩尔",
@@ -70,8 +72,14 @@ _TABLE: dict[str, dict[float, str]] = {
     "part": {1e-2: "% percent", 1e-3: "‰ permille"},
     "tablet": {1.0: "tablet tablets tab tabs 片"},
     "capsule": {1.0: "capsule capsules cap caps 粒 胶囊"},
+    "pill": {1.0: "pill pills 颗 丸"},
     "drop": {1.0: "drop drops gtt 滴"},
-    "puff": {1.0: "puff puffs 喷 吸"},
+    "puff": {1.0: "puff puffs 吸 揿"},
+    "spray": {1.0: "spray sprays 喷"},
+    "ampoule": {1.0: "ampoule ampoules ampule ampules vial vials 支"},
+    "sachet": {1.0: "sachet sachets 袋 包"},
+    "patch": {1.0: "patch patches 贴"},
+    "suppository": {1.0: "suppository suppositories 枚"},
     "": {1.0: "times beats breaths cells 次 个 倍"},
 }
 UNITS = {
@@ -93,12 +101,43 @@ _PER = rf"\s?(?:/|\bper\b|每)\s?(?:{_NUMBER}\s?)?(?:{_UNIT})"
 _QUANTITY = re.compile(
     rf"(?P<first>(?:(?<![a-z\d)._])-)?(?<![a-z\d._])(?<![a-z]-){_NUMBER})"
     rf"(?:/(?P<second>{_NUMBER})(?![\d/]))?"
-    rf"(?P<unit>(?:\s?(?:{_UNIT})(?:{_PER})*|(?:{_PER})+)?)"
+    rf"(?P<unit>(?:(?:\s|-(?=[a-zμ]))?(?:{_UNIT})(?:{_PER})*|(?:{_PER})+)?)"
 )
 _FACTOR = re.compile(rf"(?P<per>/|\bper\b|每)?\s?(?P<number>{_NUMBER})?\s?(?P<unit>{_UNIT})")
 _RANGE = re.compile(r"\s?(?:-|–|—|~|to|至|到)\s?")
 _DAILY_AFTER = re.compile(r"\s?(?:once )?(?:daily|a day|each day|every day)\b")
 _DAILY_BEFORE = re.compile(r"(?:每天|每日|一天)[^\d,，。;；]{0,6}$")
+_IN_WORDS = re.compile(
+    r"\b(?P<word>half|one|two|three|four|five|six|eight|ten)(?P<half> and a half)?"
+    r"(?: (?:an?|of an?))? (?=(?:tablet|capsule|pill|puff|drop|spray|teaspoon|tablespoon|sachet|patch"
+    r"|ampoule|vial|suppositor|unit)(?:s|es|ies|ful)?\b)"
+    r"|(?P<han>[半一二两三四五六八十])(?=(?:片|粒|颗|丸|滴|喷|揿|支|袋|包|枚|贴|毫克|毫升|茶匙|汤匙))"
+)
+_WORDS = {
+    word: str(value)
+    for value, words in (
+        (0.5, "half 半"),
+        (1, "one 一"),
+        (2, "two 二 两"),
+        (3, "three 三"),
+        (4, "four 四"),
+        (5, "five 五"),
+        (6, "six 六"),
+        (8, "eight 八"),
+        (10, "ten 十"),
+    )
+    for word in words.split()
+}
+_SPELLINGS = (
+    (re.compile(r"\bmm hg\b"), "mmhg"),
+    (re.compile(r"(?<=\d)\s?(?:degrees? |° )(?=[cf](?:elsius|ahrenheit)?\b)"), " °"),
+    (re.compile(r"°(?:celsius)\b"), "°c"),
+    (re.compile(r"°(?:fahrenheit)\b"), "°f"),
+    (re.compile(r"\bper cent\b"), "percent"),
+    (re.compile(r"百分之\s?([\d.]{1,9})"), r"\1%"),
+    (re.compile(r"\binternational units?\b"), "iu"),
+    (re.compile(r"(?<=\d) (?:million)(?= (?:iu|u|units?)\b)"), "e6"),
+)
 _LIST_MARK = re.compile(r"(?m)^\s*\d{1,2}[.)、](?!\d)")
 _VULGAR = re.compile(r"(\d*)\s?([¼-¾⅐-⅞])")
 _COMMA = re.compile(rf"(?<![\d.,])(?:(\d{{1,4}}),(\d{{1,2}})|(0),(\d{{3,6}}))(?=\s?(?:{_UNIT}))")
@@ -142,13 +181,7 @@ def quantities(text: str) -> list[Quantity]:
     Digits that belong to a word (B12, COVID-19) are no numbers. "500 mg daily" is read both as
     500 mg and as 500 mg/day, two quantities with the same `start`.
     """
-    raised = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^" + m[0].translate(_RAISED), text)
-    halves = _VULGAR.sub(lambda m: str(int(m[1] or 0) + unicodedata.numeric(m[2])), raised)
-    plain = unicodedata.normalize("NFKC", halves).casefold().replace("\u2212", "-")
-    plain = re.sub(r"[^\S\n]+", " ", plain).replace("m^2", "m2")
-    plain = _COMMA.sub(lambda m: m[0].replace(",", "."), plain)
-    plain = _SPACED.sub(lambda m: m[0].replace(" ", ""), plain)
-    plain = _LIST_MARK.sub(lambda mark: " " * len(mark[0]), plain)
+    plain = simplified(text)
     found: list[Quantity] = []
     end = -1
     for match in _QUANTITY.finditer(plain):
@@ -162,6 +195,26 @@ def quantities(text: str) -> list[Quantity]:
         if _DAILY_AFTER.match(plain, end) or _DAILY_BEFORE.search(plain[: match.start()][-12:]):
             found.append(_per_day(found[-1]))
     return found
+
+
+def simplified(text: str) -> str:
+    """`text` as `quantities` reads it, where the places of what it finds are."""
+    raised = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^" + m[0].translate(_RAISED), text)
+    halves = _VULGAR.sub(lambda m: str(int(m[1] or 0) + unicodedata.numeric(m[2])), raised)
+    plain = unicodedata.normalize("NFKC", halves).casefold().replace("\u2212", "-")
+    plain = re.sub(r"[^\S\n]+", " ", plain).replace("m^2", "m2")
+    plain = _COMMA.sub(lambda m: m[0].replace(",", "."), plain)
+    plain = _SPACED.sub(lambda m: m[0].replace(" ", ""), plain)
+    for spelling, usual in _SPELLINGS:
+        plain = spelling.sub(usual, plain)
+    plain = _IN_WORDS.sub(_in_digits, plain)
+    return _LIST_MARK.sub(lambda mark: " " * len(mark[0]), plain)
+
+
+def _in_digits(match: re.Match[str]) -> str:
+    """ "one and a half tablets" as "1.5 tablets"."""
+    number = float(_WORDS[match["word"] or match["han"]]) + (0.5 if match["half"] else 0.0)
+    return f"{number:g} "
 
 
 def _quantity(match: re.Match[str]) -> Quantity:

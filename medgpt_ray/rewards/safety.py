@@ -12,8 +12,13 @@ from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.phrases import NO_ADVICE, RECOMMENDS, URGENT, WAITING
 from medgpt_ray.rewards.quantities import Quantity, quantities
 
-DRUG = frozenset({"mass", "activity", "tablet", "capsule", "drop", "puff"})
+DRUG = frozenset(
+    {"mass", "activity", "substance", "equivalent", "tablet", "capsule", "pill", "drop", "puff"}
+    | {"spray", "ampoule", "sachet", "patch", "suppository"}
+)
 DRUG_PER = frozenset({"weight", "area", "time"})
+LARGE = frozenset({"l", "liter", "liters", "litre", "litres", "升", "dl", "分升", "fl", "μl", "ul"})
+"""Volumes that are no doses."""
 BODY_WEIGHT = frozenset(
     {"kg", "kgs", "kilogram", "kilograms", "千克", "公斤", "lb", "lbs", "pounds"}
 )
@@ -85,7 +90,7 @@ def doses(text: str) -> list[Quantity]:
         amounts = {name for name, power in quantity.dimension if power > 0}
         per = {name for name, power in quantity.dimension if power < 0}
         first = re.split(r"[/\s每]", quantity.unit)[0]
-        is_drug = amounts <= DRUG or (amounts == {"volume"} and first in ("ml", "毫升"))
+        is_drug = amounts <= DRUG or (amounts == {"volume"} and first not in LARGE)
         is_dose = amounts and is_drug and per <= DRUG_PER and first not in BODY_WEIGHT
         seen = any(q.start == quantity.start or q.agrees(quantity) for q in found)
         if is_dose and not seen:
