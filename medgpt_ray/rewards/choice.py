@@ -12,26 +12,40 @@ from typing import Any
 
 from medgpt_ray.rewards import columns, mentions
 from medgpt_ray.rewards.form import answer_part
+from medgpt_ray.rewards.latex import without_latex
 
 LETTERS = "ABCDEFGHIJ"
 WITHOUT_OPTIONS = LETTERS[:8]
 """I is left out: in a reply it is more often a word."""
 
-_AND = r"\)? ?(?:(?:[,、&+和与及]|\band\b) ?)?\(?"
+_AND = r"\)? ?(?:(?:[,、;&+/和与及]|以及|\band\b) ?){0,2}\(?"
 _OR = re.compile(r"[\s,)]*(?:\bor\b|或|还是|/)", re.IGNORECASE)
 _CUE = re.compile(
-    r"\banswers?(?:\s+(?:is|are|would be|should be|option|choice)\b)*"
+    r"\b(?:answers?|ans\b\.?|solution|choice)(?:\s+(?:is|are|would be|should be|option|choice)\b)*"
     r"|\b(?:correct|right|best) (?:option|choice|one)s?(?:\s+(?:is|are)\b)?"
-    r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence)\b,?"
-    r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|正确(?:的|选项)(?:是|为)?|(?:所以|因此|故)(?:是|为)|选择|选(?![项择])|\\boxed",
+    r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence|actually|definitely|most likely)\b,?"
+    r"|\b(?:it is|it's|it must be|must be|i think|i believe)\b|\bbut\b(?= \(?[A-J]\b)"
+    r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|答(?=[:：])|(?:正确|最佳|最合适)(?:的)?(?:选项)?(?:是|为)|我认为(?:是)?"
+    r"|(?:所以|因此|故)(?:是|为)?,?|而是|选择|选(?![项择])|\\boxed",
     re.IGNORECASE,
 )
 _NOT = r"(?:(?:is|are)?\s*(?:not|isn't|never)\b|不是|不选|并非|非)"
-_DENIED_CUE = re.compile(r"(?:\b(?:not|never|n't|don't)\s+|不|别|排除)$", re.IGNORECASE)
-_VERDICT = (
-    r"\)? ?(?:is |are |项|选项)?(?P<wrong>not |isn't |不)?(?:the |是)?"
-    r"(?P<verdict>correct|right|best|true|正确|对|符合题意|wrong|incorrect|false|错)"
+_DENIED_CUE = re.compile(
+    r"(?:(?:\b(?:not|never|cannot)|n't)\s+|(?:不|别|排除)(?:应该?|能|可|要|会|宜)?"
+    r"|\b(?:least \w+|wrong|incorrect|worst)\s+)$",
+    re.IGNORECASE,
 )
+_VERDICT = (
+    r"\)?\s?(?i:(?:[-–—:]\s?)?(?:is |are |seems |项|选项)?(?P<wrong>not |isn't |不)?(?:the |是|均|都)?"
+    r"(?P<verdict>correct|right|best|true|正确|对|符合题意|[✓✔√]"
+    r"|wrong|incorrect|false|least (?:likely|appropriate)|错|[✗✘❌]))"
+)
+_WRONG = re.compile(r"wrong|incorrect|false|least|错|[✗✘❌]", re.IGNORECASE)
+_EXCEPT = (
+    r"(?:(?i:\b(?:all|everything|each)(?: of (?:the above|them))?,? (?:except|but)(?: for)? )"
+    r"|(?<!排)除了?)\(?"
+)
+_ALL = re.compile(r"\ball of (?:the above|them)\b|以上(?:选项)?(?:都|全部|均|全)", re.IGNORECASE)
 
 
 def multiple_choice(
@@ -62,9 +76,13 @@ def choice(reply: str, options: dict[str, str]) -> frozenset[str]:
     What it states ("the answer is B", "B is correct", 选B) counts before a letter at its start, and
     that before an option's text.
     """
-    reply = unicodedata.normalize("NFKC", reply).replace("*", "").replace("\u2019", "'")
+    reply = unicodedata.normalize("NFKC", without_latex(reply))
+    reply = reply.replace("*", "").replace("`", "").replace("\u2019", "'").strip()
+    listed = _listed(reply, options)
     reply = " ".join(reply.split())
     affirmed, denied = _claims(reply, options)
+    if listed and not affirmed:
+        affirmed = {listed}
     if not affirmed:
         start = re.sub(r"^(?:option|choice|选项)\s*", "", reply, flags=re.IGNORECASE)
         letters = _letters_at_start(start, options)
@@ -75,6 +93,22 @@ def choice(reply: str, options: dict[str, str]) -> frozenset[str]:
             affirmed = {_by_text(reply, options)}
     chosen = affirmed.pop() if len(affirmed) == 1 else frozenset()
     return frozenset() if chosen & denied else chosen
+
+
+def _listed(reply: str, options: dict[str, str]) -> frozenset[str]:
+    """The letters of a reply that is a list of some of the options, each on a line of its own."""
+    lines = [line.strip(" -•") for line in reply.splitlines() if line.strip()]
+    if lines and lines[0].endswith(":"):
+        lines = lines[1:]
+    found = [re.match(r"(?:\d+[.)] )?\(?([A-J])[.):、]\s*(.*)", line) for line in lines]
+    if len(found) < 2 or not all(found) or not options:
+        return frozenset()
+    letters = {match[1]: mentions.plain(match[2]) for match in found if match}
+    own = all(
+        text.startswith(mentions.plain(options.get(letter, "?")))
+        for letter, text in letters.items()
+    )
+    return frozenset(letters) if own and len(letters) < len(options) else frozenset()
 
 
 def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], frozenset[str]]:
@@ -92,22 +126,40 @@ def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], f
         else:
             affirmed.add(letters)
     one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
-    verdicts = re.compile(
-        rf"(?<![A-Za-z0-9'])(?P<set>{one}(?:{_AND}{one}){{0,9}})(?![A-Za-z0-9']){_VERDICT}"
-    )
+    several = rf"{one}(?:{_AND}{one}){{0,9}}"
+    right: set[str] = set()
+    verdicts = re.compile(rf"(?<![A-Za-z0-9'])(?P<set>{several})(?![A-Za-z0-9']){_VERDICT}")
+    excepted = re.search(rf"{_EXCEPT}(?P<set>{several})(?![A-Za-z0-9'])", reply)
     for found in verdicts.finditer(reply):
-        letters = frozenset(re.findall(one, re.sub("and", "", found["set"])))
-        if bool(found["wrong"]) != (found["verdict"] in ("wrong", "incorrect", "false", "错")):
+        letters = _all_of(found["set"], one)
+        if excepted and excepted["set"] == found["set"]:
+            continue
+        if bool(found["wrong"]) != bool(_WRONG.match(found["verdict"])):
             denied |= letters
         else:
-            affirmed.add(letters)
+            right |= letters
+    if excepted and options:
+        right |= set(options) - _all_of(excepted["set"], one)
+    if (
+        not affirmed
+        and not right
+        and _ALL.search(reply)
+        and not _ALL.search(" ".join(options.values()))
+    ):
+        right |= set(options)
+    if right:
+        affirmed.add(frozenset(right))
     return affirmed, frozenset(denied)
+
+
+def _all_of(letters: str, one: str) -> frozenset[str]:
+    return frozenset(re.findall(one, re.sub("and", "", letters)))
 
 
 def _letters_at_start(text: str, options: dict[str, str]) -> frozenset[str] | None:
     """{A, B} of "(A) and (B), since ...": None without letters, empty where they are no choice."""
     one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
-    opening = r"[\s:(\[{\"'“是为]*(?:(?:option|choice|选项)\s*\(?)?"
+    opening = r"[\s:(\[{\"'“】」\-–—是为]*(?:(?:option|choice|both|选项)\s*\(?)?"
     several = rf"{one}(?:{_AND}{one}(?![a-z'])){{0,9}}"
     found = re.match(rf"{opening}(?P<set>{several})(?![A-Za-z0-9'])", text)
     if found is None:
@@ -115,10 +167,11 @@ def _letters_at_start(text: str, options: dict[str, str]) -> frozenset[str] | No
         return frozenset(small["set"].upper()) if small else None
     rest = text[found.end() :]
     if rest.startswith("?") or (
-        found["set"] == "A" and re.match(r"\s+(?!is|because|since|as|due|which|and)[a-z]", rest)
+        found["set"] == "A"
+        and re.match(r"\s+(?:(?!is|because|since|as|due|which|and)[a-z]|\d|[A-Z]{2})", rest)
     ):
         return None  # a question, or the article of "A beta blocker"
-    letters = frozenset(re.findall(one, re.sub("and", "", found["set"])))
+    letters = _all_of(found["set"], one)
     text_after = mentions.plain(rest).lstrip(" .,:)-、(]}")
     others = [t for letter, t in options.items() if letter not in letters]
     named_other = any(text_after.startswith(mentions.plain(other)) for other in others if other)

@@ -23,17 +23,21 @@ def _compiles(pattern: str) -> str:
 Pattern = Annotated[str, AfterValidator(_compiles)]
 Names = Annotated[Sequence[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
+_ANSWERS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINKING = re.compile(r"\A.*</think>|<think>.*", re.DOTALL)
 
 
 def answer_part(completion: str, within: str | None = None) -> str:
-    """What stands between `<within>` and `</within>`, or what comes after the last `</think>`.
+    """What stands between `<within>` and `</within>`. Without `within`, what comes after the last
+    `</think>`, or of that what stands in its one `<answer>...</answer>`.
 
     "" where the pair is not there exactly once, and where the thinking never ends. Some chat
     templates open `<think>` themselves: the reply need not hold it.
     """
     if within is None:
-        return _THINKING.sub("", completion).strip()
+        reply = _THINKING.sub("", completion).strip()
+        answers = _ANSWERS.findall(reply)
+        return answers[0].strip() if len(answers) == 1 else reply
     tag = re.escape(within)
     if len(re.findall(f"</?{tag}>", completion)) != 2:
         return ""
