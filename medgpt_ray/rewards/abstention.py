@@ -1,5 +1,7 @@
 """A reward for answering what the text at hand answers, and saying so where it does not."""
 
+import itertools
+import re
 from typing import Any
 
 from medgpt_ray.config.section import Positive
@@ -8,6 +10,7 @@ from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.phrases import ABSTAINS, ASKS_FURTHER, GUESSES
 from medgpt_ray.rewards.text import tokens
 
+_SORRY = re.compile(r"\bsorry,? but\b")
 SHORT = 8
 """Tokens of a gold answer that is an abstention, such as "not stated in the note"."""
 
@@ -25,16 +28,23 @@ def answer_or_abstain(
 
     A row is unanswerable by its column `answerable` (true or false), else when its `answer` is
     itself "not stated", 未提及 or the like. There the reply must say so in at most `longest` words,
-    without guessing ("not stated, but probably 5 mg"), and may only add whom to ask. Elsewhere a
-    reply that abstains scores 0.0, whatever else it says, and the others what `correctness` gives.
+    without guessing ("not stated, but probably 5 mg"), and may only add whom to ask. Elsewhere
+    what comes before a sentence that abstains counts, by `correctness`: "Penicillin. The reaction
+    is not documented." answers, "Not stated. Penicillin." does not.
     """
     reply = answer_part(completion)
     abstains = ABSTAINS.search(mentions.plain(reply)) is not None
     if _is_answerable(row):
         own = arguments or {}
-        score = resolve(correctness, own)(prompt, completion, row, **own)
-        return 0.0 if abstains else score
+        answer = _before_abstaining(reply) if abstains else completion
+        return float(resolve(correctness, own)(prompt, answer, row, **own)) if answer else 0.0
     return float(abstains and len(tokens(reply)) <= longest and not _guesses(reply, prompt))
+
+
+def _before_abstaining(reply: str) -> str:
+    sentences = mentions.sentences(reply)
+    told = itertools.takewhile(lambda s: not ABSTAINS.search(mentions.plain(s)), sentences)
+    return " ".join(told)
 
 
 def _is_answerable(row: dict[str, Any]) -> bool:
@@ -47,7 +57,7 @@ def _is_answerable(row: dict[str, Any]) -> bool:
 
 def _guesses(reply: str, prompt: str) -> bool:
     """Whether the reply offers more than its abstention: a guess, a number, a further statement."""
-    text = mentions.plain(reply)
+    text = _SORRY.sub("", mentions.plain(reply))
     numbers = {t for t in tokens(text) if t[-1].isdigit()} - set(tokens(prompt))
     beside = [s for s in mentions.sentences(text) if not ABSTAINS.search(s)]
     states = [s for s in beside if not ASKS_FURTHER.search(s)]

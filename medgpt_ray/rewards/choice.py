@@ -25,7 +25,8 @@ _CUE = re.compile(
     r"|\b(?:correct|right|best) (?:option|choice|one)s?(?:\s+(?:is|are)\b)?"
     r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence|actually|definitely|most likely)\b,?"
     r"|\b(?:it is|it's|it must be|must be|i think|i believe)\b|\bbut\b(?= \(?[A-J]\b)"
-    r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|答(?=[:：])|(?:正确|最佳|最合适)(?:的)?(?:选项)?(?:是|为)|我认为(?:是)?"
+    r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|答(?=[:：])|(?:正确|最佳|最合适)(?:的)?(?:选项)?(?:是"
+    r"|为)|我认为(?:是)?"
     r"|(?:所以|因此|故)(?:是|为)?,?|而是|选择|选(?![项择])|\\boxed",
     re.IGNORECASE,
 )
@@ -36,7 +37,8 @@ _DENIED_CUE = re.compile(
     re.IGNORECASE,
 )
 _VERDICT = (
-    r"\)?\s?(?i:(?:[-–—:]\s?)?(?:is |are |seems |项|选项)?(?P<wrong>not |isn't |不)?(?:the |是|均|都)?"
+    r"\)?\s?(?i:(?:[-–—:]\s?)?(?:is |are |seems |项|选项)?(?P<wrong>not |isn't |不)?(?:the |是|均"
+    r"|都)?"
     r"(?P<verdict>correct|right|best|true|正确|对|符合题意|[✓✔√]"
     r"|wrong|incorrect|false|least (?:likely|appropriate)|错|[✗✘❌]))"
 )

@@ -16,6 +16,11 @@ DEEPEST = 8
 _OPENING, _CLOSING = "([{", ")]}"
 
 _ANSWER = re.compile(r"(?:\banswers?\b(?:\s+(?:is|are)\b)?|答案(?:是|为)?)\s*[:：]?", re.IGNORECASE)
+_NOT_THAT = re.compile(r",\s*(?:and )?not\b.*|[,，]?而?不是.*")
+_DENIED = re.compile(
+    r"^\s*(?:not|never|cannot|不是)\b|\b(?:not|n't|wrong|incorrect|doubt)\b|错误", re.IGNORECASE
+)
+_PLAIN = str.maketrans({"²": "^2", "³": "^3", "√": "\\sqrt "})
 _PROSE = re.compile(r"(?<![\\a-z])[a-z]{3,}(?:\s+(?:[a-z]{2,}|\d)|$)", re.IGNORECASE)
 _OPERATOR = re.compile(r"[\d)]\s*(?:[-+*×÷−·]|\\times|\\cdot|\\div)\s*[\d({]")
 _DIVISION = re.compile(r"[/^]|\\d?frac")
@@ -59,6 +64,9 @@ def _final(reply: str, equations: bool) -> list[str]:
     pieces = [next(iter(part.strip().splitlines()), "") for part in parts]
     if not equations:
         pieces = [piece.rpartition("=")[2] for piece in pieces]
+    pieces = [_NOT_THAT.sub("", piece) for piece in pieces]
+    if any(_DENIED.search(piece) for piece in pieces):
+        return []
     return list(dict.fromkeys(piece.strip(" \t.。,*`") for piece in pieces if piece.strip()))
 
 
@@ -103,6 +111,7 @@ def _parsed(text: str) -> list[Any]:
     """Expressions and their texts, as math-verify understands them."""
     from math_verify import parse
 
+    text = re.sub(r"√\s*(\d+|\w)", r"\\sqrt{\1}", text.replace("**", "^")).translate(_PLAIN)
     bare = re.sub(r"\\[\[\]()]|[$\u4e00-\u9fff]", " ", text)
     whole = text if _PROSE.search(re.sub(r"\\[a-z]+", " ", bare)) else f"${bare.strip()}$"
     return parse(whole, parsing_timeout=_seconds())  # type: ignore[no-any-return]

@@ -16,15 +16,19 @@ from dataclasses import dataclass
 _END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；;])|\n+")
 
 _VERB = (
-    r"(?:i|i'm|you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue|switch|"
-    r"choose|call|ring|phone|dial|get|go|head|rush|drive|seek|stay|sit|lie|keep|leave|send|prescribe|"
+    r"(?:i|i'm|you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue"
+    r"|switch|"
+    r"choose|call|ring|phone|dial|get|go|head|rush|drive|seek|stay|sit|lie|keep|leave|send"
+    r"|prescribe|"
     r"recommend|offer|is|are|was|can|should|may|must|will|do|please)\b"
 )
 _NEW_STATEMENT = re.compile(
-    r"[,，:：()（）]|\b(?=(?:but|however|so|then|therefore|thus|hence|although|though|yet|while|whereas)\b)"
+    r"[,，:：()（）]|\b(?=(?:but|however|so|then|therefore|thus|hence|although|though|yet|while"
+    r"|whereas)\b)"
     rf"|\b(?=(?:and|or)\s+{_VERB}|and\s+(?:my|his|her|their|there)\b)"
     r"|(?=但|然而|不过(?!气|来)|所以|因此|而应|而是|改用|改服|换用)"
-    r"|(?<=时)(?=服用|使用|可|应|给|用|口服)|(?<![不勿别应])(?=可以|可用|可服|可选|应当|应该|建议|推荐|请(?!勿))"
+    r"|(?<=时)(?=服用|使用|可|应|给|用|口服)|(?<![不勿别应])(?=可以(?!排除|除外)|可用|可服|可选"
+    r"|应当|应该|建议|推荐|请(?!勿))"
 )
 _GOES_ON = re.compile(
     rf"(?!(?:(?:and|or|nor)\s+)?(?:{_VERB}|(?:but|so|then|thus|yet|while|when|my|his|her|their)\b))"
@@ -34,22 +38,30 @@ _GOES_ON = re.compile(
 )
 
 _ONLY_LOOKS_DENIED = re.compile(
-    r"\b(?:not (?:only|just)|not (?:hesitate|delay|wait) (?:to|in|before)\b|without delay"
+    r"\b(?:not (?:only|just)|not true that (?:you|it) should (?:be )?avoid\w*|not (?:hesitate"
+    r"|delay|wait) (?:to|in|before)\b|without delay"
     r"|no (?:problem|harm|doubt)|without (?:a )?doubt|nothing wrong with|no reason not to"
-    r"|(?:not|never) (?:forget|skip|stop|miss|discontinue|worry|be afraid|harm|hurt|damage|interact)"
+    r"|(?:not|never) (?:forget|skip|stop|miss|discontinue|worry|be afraid|harm|hurt|damage"
+    r"|interact)"
     r"|not (?:a|any) (?:problem|concern|risk)|not? (?:need|reason|have) to (?:avoid|stop)"
     r"|need not (?:avoid|stop)|not necessary to (?:avoid|stop)|stop\w* (?:the )?(?:bleeding|pain)"
     r"|not (?:contraindicated|unsafe|dangerous|harmful)|not be avoided)"
-    r"|不仅|不但|不只|不妨|无妨|(?:不要|不能|别|切勿|不可)(?:擅自|自行|随意)?(?:停|忘|漏|中断)|(?:不要|不必|不用|无需)担心|不错|不得不|没问题|毫不犹豫|不要(?:犹豫|拖延|等待)|不能(?:拖延|再等)"
+    r"|不仅|不但|不只|不妨|无妨|(?:不要|不能|别|切勿|不可)(?:擅自|自行|随意)?(?:停|忘|漏|中断)"
+    r"|(?:不要|不必|不用|无需)担心|不错|不得不|没问题|毫不犹豫|不要(?:犹豫|拖延|等待)|不能(?:拖延"
+    r"|再等)"
     r"|(?:无需|不必|不用|不需要?)(?:避免|停用|停服)|(?:没有|无|并非|不是|不属于|非)禁忌症?"
     r"|(?:不会有|没有)(?:危险|害处|必要避免)|不会(?:伤|损|影响)|不影响"
 )
 _DENIES_WHAT_FOLLOWS = re.compile(
     r"\b(?:not|no|never|without|avoid\w*|stop\w*|refrain\w*|discontinu\w*|withhold\w*|nor|neither"
     r"|contraindicat\w*|instead of|rather than|against|allerg\w+ to|exclud\w*|rul\w+ out"
-    r"|den(?:y|ies|ied)|unsafe|unlikely|wrong|doubt\w*|hardly|unlike|stay away from|steer clear of|switch\w* from)\b"
-    r"|不要|不能|不可|不宜|不应|不该|不得|不建议|不推荐|不适合|不考虑|不支持|不用|不必|不需|不是|不选|不会"
-    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛])|否认|排除|避免|禁止|禁用|禁忌|忌用|忌服|忌|慎用|勿|(?<![特分性区鉴个类级])别|停用|停服|停止|而非|拒绝|严禁|代替|替代|取代|(?<![除若])非(?![常典甾但法类])"
+    r"|den(?:y|ies|ied)|unsafe|unlikely|wrong|doubt\w*|hardly|unlike|(?:dangerous|risky|unsafe"
+    r"|harmful) to (?:take|use|give)|stay away from|steer clear of|switch\w* from)\b"
+    r"|不要|不能|不可|不宜|不应|不该|不得|不建议|不推荐|不适合|不考虑|不支持|不用|不必|不需|不是"
+    r"|不选|不会"
+    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛])|否认|排除|避免|禁止|禁用|禁忌|忌用|忌服|忌"
+    r"|慎用|勿|(?<![特分性区鉴个类级])别|停用|停服|停止|而非|拒绝|严禁|代替|替代|取代"
+    r"|(?<![除若])非(?![常典甾但法类])"
 )
 _SKIPPED = r"(?:(?!and\b|or\b|but\b|because\b|since\b)[\w%-]+\s+){0,3}?"
 _ADVERBS = (
@@ -61,10 +73,13 @@ _DENIES_WHAT_PRECEDES = re.compile(
     r"(?:(?:is|are|was|were|be|been|has|have|should|must|can|could|may|would|will|do|does|did)\s+)+"
     rf"{_ADVERBS}(?:not|never|contraindicated|avoided|stopped|discontinued|withheld|held|prohibited"
     r"|forbidden|off limits|unsafe|dangerous|harmful|risky|unlikely|less likely|improbable|absent"
-    r"|ruled out|excluded|wrong|incorrect|inappropriate)\b|\W*(?:seems?|looks?|appears?)\s+(?:to be\s+)?"
+    r"|ruled out|excluded|wrong|incorrect|inappropriate)\b|\W*(?:seems?|looks?"
+    r"|appears?)\s+(?:to be\s+)?"
     r"(?:unlikely|less likely|improbable|wrong)\b"
-    r"|(?:、[^，。；、]{1,8}){0,3}(?:(?![而时])[^，。；、]){0,6}?(?:禁用|禁忌|忌用|不宜|不能|不可|不要|不应|不建议|不推荐"
-    r"|不适合|不安全|不正确|应避免|避免使用|有害|危险|慎用|除外|排除|不是|错误|可能性(?:小|不大|较?低|极低|很小)|不太可能|待排)"
+    r"|(?:、[^，。；、]{1,8}){0,3}(?:(?![而时])[^，。；、]){0,6}?(?:禁用|禁忌|忌用|不宜|不能|不可"
+    r"|不要|不应|不建议|不推荐"
+    r"|不适合|不安全|不正确|应避免|避免使用|有害|危险|慎用|除外|排除|不是|错误|可能性(?:小|不大"
+    r"|较?低|极低|很小)|不太可能|待排)"
 )
 _SUPPOSES = re.compile(
     r"(?<!even )(?<!matter )\bif\b|\bunless\b|\bin case\b"
@@ -94,8 +109,10 @@ class Mention:
 
 
 def plain(text: str) -> str:
-    """Case-folded, full-width forms, quotes and spaces made plain, "can't" as "can not"."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    """Case-folded, without emphasis and accents; full-width forms, quotes and spaces made plain,
+    "can't" as "can not"."""
+    bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+    folded = unicodedata.normalize("NFKC", bare).casefold().replace("\u2019", "'")
     folded = re.sub(r"\*{1,3}(?=\S)|(?<=\S)\*{1,3}", "", folded)  # emphasis in Markdown
     folded = re.sub(r"[^\S\n]+", " ", folded)
     return (

@@ -23,20 +23,23 @@ _DENIED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
-    r"[\s*]*(?:(?:is|would be|seems|was)\s+(?:\w+\s+)?(?:wrong|incorrect|too|excessive|not (?:right|correct))"
+    r"[\s*]*(?:(?:is|would be|seems|was)\s+(?:\w+\s+)?(?:wrong|incorrect|too|excessive"
+    r"|not (?:right|correct))"
     r"|(?:是)?(?:错误|不对|不正确|太多|过量))",
     re.IGNORECASE,
 )
 _BOUND = re.compile(
-    r"(?:[<>≤≥]|\b(?:more|less|greater|fewer|lower|higher) than|\bat (?:least|most)|\bup to|\bexceed\w*|\babove"
+    r"(?:[<>≤≥]|\b(?:more|less|greater|fewer|lower|higher) than|\bat (?:least|most)|\bup to"
+    r"|\bexceed\w*|\babove"
     r"|\bbelow|\bunder|\bover|超过|少于|多于|大于|小于|至少|至多|最多|不足|高达)[\s*]*$",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(
-    r"\b(?:maximum|max|minimum|limit|normal|reference|weigh\w*)\b|最大|最高|最低|上限|极量|正常|参考|体重",
+    r"\b(?:maximum|max|minimum|limit|normal|reference|weigh\w*)\b|最大|最高|最低|上限|极量|正常"
+    r"|参考|体重",
     re.IGNORECASE,
 )
-"""What makes a number no answer where another one stands beside it: limits, normal values, weights."""
+"""Before a number that is no answer where another one stands beside it: limits, normal values."""
 _OUT_OF = re.compile(r"(?<=\d)\s*(?:out of|of a possible)\s*\d+|(?<=\d)分[（(][^（）()]*[）)]")
 
 

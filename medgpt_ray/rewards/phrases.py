@@ -14,11 +14,13 @@ URGENT = re.compile(
     r"|\b(?:go|get|come|leave|taken?|head|rush\w*|driv\w+|seek|need\w*|call\w*)\b[^.;,]{0,40}?"
     r"(?:\bemergency (?:room|department|unit|ward|care|services|help)|\ba ?& ?e\b"
     r"|\b(?:the|an|nearest|closest|local) er\b"
-    rf"|\bhospital\b[^.;,]{{0,20}}?\b{_NOW}|\b(?:help|care|attention|assessment)\b[^.;,]{{0,9}}\b{_NOW})"
+    rf"|\bhospital\b[^.;,]{{0,20}}?\b{_NOW}|\b(?:help|care|attention"
+    rf"|assessment)\b[^.;,]{{0,9}}\b{_NOW})"
     rf"|\b{_NOW} (?:go|get|come|head|call|seek)\b[^.;,]{{0,30}}?\b(?:hospital|emergency|help|care)"
     r"|\b(?:emergency|immediate) (?:medical )?(?:care|help|attention|treatment|assessment)"
     r"|\burgent medical (?:care|help|attention|assessment)"
-    r"|(?:拨打|呼叫|打|拨)[^，。；]{0,6}(?:120|999|119|急救|救护车|心理(?:援助|危机|热线)|12356)|叫救护车|(?:去|到|前往|看|送)[^，。；]{0,6}急诊"
+    r"|(?:拨打|呼叫|打|拨)[^，。；]{0,6}(?:120|999|119|急救|救护车|心理(?:援助|危机|热线)|12356)"
+    r"|叫救护车|(?:去|到|前往|看|送)[^，。；]{0,6}急诊"
     r"|(?:立即|立刻|马上|即刻|赶紧|赶快|紧急)[^，。；]{0,8}(?:就医|就诊|医院|急诊|送医|抢救)"
 )
 """Urgent care, as a reply advises it."""
@@ -37,12 +39,35 @@ WAITING = re.compile(
 """Advice to wait."""
 
 RECOMMENDS = re.compile(
-    r"\b(?:tak(?:e|ing)|us(?:e|ing)|giv(?:e|ing)|try|start\w*|prescri\w+|recommend\w*|continu\w+|can"
+    r"\b(?:tak(?:e|ing)|us(?:e|ing)|giv(?:e|ing)|try|start\w*|prescri\w+|recommend\w*|continu\w+"
+    r"|can"
     r"|may|should|add|administer|consider|safe|ok|okay|fine|suitable|help\w*|effective|daily|every"
-    r"|best|choice|option|avoid|contraindicated)\b|服|吃|用|可以|建议|推荐|给予|注射|首选|有效|安全|继续"
+    r"|best|choice|option|avoid|contraindicated|nothing wrong"
+    r"|not (?:harm|hurt|damage|dangerous|unsafe|a problem|stop|skip|miss|forget))\b|放心|不会伤"
+    r"|不影响|服|吃|用|可以|建议|推荐|给予|注射|首选|有效|安全|继续"
     r"|试|避免|禁忌"
 )
 """What makes the name of a drug a recommendation, where it is not denied ("no need to avoid")."""
+
+MANNER = re.compile(
+    r"\b(?:exceed\w*|more than|crush\w*|chew\w*|split|empty stomach|longer than|at the same time"
+    r"|before (?:meals?|food|eating|breakfast|bed)|within \d|without (?:food|water|a meal"
+    r"|eating))\b"
+    r"|空腹|超过|超量|嚼|掰|研碎|饮酒|一次"
+)
+"""A denial of how, when or how much a drug is taken, and not of the drug."""
+
+AVOIDED = re.compile(
+    r"(?:\b(?:should|must|is|are|to)\b(?:(?!\bnot\b)[^.;]){0,20}\b(?:avoided|stopped|discontinued"
+    r"|withheld|contraindicated"
+    r"|not (?:be )?(?:used|taken|given|recommended))|[:：]\s*(?:avoid|contraindicated|do not|禁用"
+    r"|避免|慎用|忌用)"
+    r"|\b(?:avoid|do not (?:use|take)) (?:it|them)\b|which you should avoid|请?不要(?:使用|服用"
+    r"|用)|请勿"
+    r"|应(?:当|该)?(?:避免|停用|禁用)|避免使用|不(?:宜|应|能|可|建议|推荐)(?:再)?(?:使用|服用|用)"
+    r"|禁用|忌用)"
+)
+"""That a drug named earlier in the sentence is not to be had."""
 
 NO_ADVICE = re.compile(
     r"^(?:if|unless|in case|when|since|as)\b|\b(?:before|whether|ask|asked|mentioned)\b"
@@ -50,15 +75,38 @@ NO_ADVICE = re.compile(
 )
 """What makes a sentence about a drug no recommendation of it."""
 
+_TOLD = (
+    r"(?:stat|mention|specif|giv|record|document|provid|includ|report|list|indicat|describ|not"
+    r"|contain"
+    r"|say|said|know|answer|disclos|detail|identif|address)"
+)
 ABSTAINS = re.compile(
-    r"\bnot (?:stated|mentioned|specified|given|recorded|documented|known|clear|provided|included"
-    r"|available|enough information|in the (?:note|text|record|context|document))"
-    r"|\b(?:do|does|did) not (?:say|state|mention|specify|give|record|contain|include|provide|know)"
-    r"|\bcan not (?:say|tell|be (?:determined|answered|known)|determine|answer|know)"
-    r"|\bno (?:information|mention|record|data)\b|\b(?:unknown|unclear|insufficient information)\b"
-    r"|\bunable to (?:say|tell|determine|answer)"
-    r"|未(?:提及|提到|说明|注明|记录|给出|提供)|没有?(?:提到|提及|说明|记录|写|给出|提供|相关|足够)"
-    r"|无法(?:确定|判断|得知|回答)|不(?:清楚|确定|知道|详)|信息不足|无相关(?:信息|记录)"
+    rf"\bnot (?:explicitly |clearly |specifically |been |be )?{_TOLD}\w*"
+    r"|\bnot (?:clear|available|enough information|found|in the (?:note|text|record|context"
+    r"|document))"
+    r"|\b(?:do|does|did) not (?:explicitly |clearly |specifically |directly )?(?:say|tell"
+    r"|have (?:enough|this"
+    rf"|that|the)|{_TOLD}\w*)"
+    r"|\bcan not (?:say|tell|be (?:determined|answered|known|found)|determine|answer|know|find"
+    r"|infer)"
+    r"|\bno (?:information|mention|record|data|details?|such information)\b"
+    r"|\bno (?:\w+ ){1,3}(?:is|are|was|were) (?:stated|mentioned|given|recorded|documented"
+    r"|provided|listed|reported)"
+    r"|\bthere (?:is|was) no (?:\w+ ){1,3}in the (?:note|text|record|document|chart)"
+    r"|\b(?:unknown|unclear|unanswerable|insufficient information|n/a|not applicable|missing"
+    r"|undocumented)\b"
+    r"|\bunable to (?:say|tell|determine|answer|find)|\bomit\w*|\bsilent (?:on|about)|\b(?:makes"
+    r"|gives) no\b|\bnone (?:stated|documented|given)"
+    r"|\bnothing in the (?:note|text|record)|\bneither (?:states|mentions|says)"
+    r"|\b(?:could|can|did) not find\b|\black(?:s|ing)? (?:this|that|the|such|any|enough"
+    r"|information)"
+    r"|未(?:提及|提到|说明|注明|记录|记载|给出|提供|写明|明确|报告|描述|知"
+    r"|见[^，。；]{0,8}(?:记录|记载))"
+    r"|没有?(?:明确)?(?:提到|提及|说明|记录|记载|写|给出|提供|相关|足够|描述)|(?:病历|文中"
+    r"|记录)(?:里|中)?(?:没有|无)"
+    r"|无法(?:从[^，。；]{0,8})?(?:确定|判断|得知|回答|确认|获知|知道)|无从(?:得知|判断)"
+    r"|不(?:清楚|确定|知道|详)|信息不足|找不到"
+    r"|无(?:相关)?(?:信息|记录|记载)"
 )
 """That the text at hand does not hold the answer."""
 
@@ -70,7 +118,8 @@ GUESSES = re.compile(
 """Words that bring an answer in by the back door."""
 
 ASKS_FURTHER = re.compile(
-    r"\b(?:ask|check|contact|consult|see|doctor|pharmacist|nurse|clinic|provide|need|sorry|please)\b"
+    r"\b(?:ask|check|contact|consult|see|doctor|pharmacist|nurse|clinic|provide|need|sorry"
+    r"|please)\b"
     r"|询问|咨询|医生|医师|药师|核对|补充|提供|请|抱歉"
 )
 """A sentence that may stand beside "not stated"."""

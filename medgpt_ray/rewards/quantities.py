@@ -109,9 +109,11 @@ _DAILY_AFTER = re.compile(r"\s?(?:once )?(?:daily|a day|each day|every day)\b")
 _DAILY_BEFORE = re.compile(r"(?:每天|每日|一天)[^\d,，。;；]{0,6}$")
 _IN_WORDS = re.compile(
     r"\b(?P<word>half|one|two|three|four|five|six|eight|ten)(?P<half> and a half)?"
-    r"(?: (?:an?|of an?))? (?=(?:tablet|capsule|pill|puff|drop|spray|teaspoon|tablespoon|sachet|patch"
+    r"(?: (?:an?|of an?))? (?=(?:tablet|capsule|pill|puff|drop|spray|teaspoon|tablespoon|sachet"
+    r"|patch"
     r"|ampoule|vial|suppositor|unit)(?:s|es|ies|ful)?\b)"
-    r"|(?P<han>[半一二两三四五六八十])(?=(?:片|粒|颗|丸|滴|喷|揿|支|袋|包|枚|贴|毫克|毫升|茶匙|汤匙))"
+    r"|(?P<han>[半一二两三四五六八十])(?=(?:片|粒|颗|丸|滴|喷|揿|支|袋|包|枚|贴|毫克|毫升|茶匙"
+    r"|汤匙))"
 )
 _WORDS = {
     word: str(value)

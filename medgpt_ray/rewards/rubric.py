@@ -6,6 +6,7 @@ and says when it is met:
     {"points": 5, "any": ["call an ambulance", "拨打120"]}     one of these is affirmed
     {"points": 3, "all": ["ECG", "troponin"]}                  each of these is affirmed
     {"points": -4, "pattern": "wait (?:and see|a few days)"}   a regular expression is found
+                                                               (a penalty: not behind "not")
     {"points": 5, "criterion": "Explains why ..."}             a judge says so: `judged_rubric`
 
 The score is the points of the criteria that are met over the sum of all positive points, at least
@@ -21,6 +22,11 @@ from medgpt_ray.rewards.columns import ADVICE
 from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.text import tokens
 
+NEAR = 40
+_NOT = re.compile(
+    r"(?:\b(?:not|never)|n['’]t|不要|不可|不能|切勿|请勿|别)\s*(?:\w+\s+)?$", re.IGNORECASE
+)
+"""What denies a penalty that it stands before: "do not wait and see"."""
 CRITERION = 'criteria such as {"points": 5, "any": ["rest"]}'
 STUFFED = 3
 """From so many criteria on, a text that is mostly their keywords counts for none of them."""
@@ -70,7 +76,9 @@ def _is_met(row: dict[str, Any], criterion: dict[str, Any], reply: str, told: st
     text = told if criterion["points"] > 0 else reply
     if "pattern" in criterion:
         try:
-            return re.search(criterion["pattern"], text, re.IGNORECASE | re.DOTALL) is not None
+            found = re.finditer(criterion["pattern"], text, re.IGNORECASE | re.DOTALL)
+            penalty = criterion["points"] < 0
+            return any(not (penalty and _NOT.search(text[: one.start()][-NEAR:])) for one in found)
         except (re.error, TypeError) as error:
             raise columns.bad(row, "rubric", f"a regular expression as pattern ({error})") from None
     affirmed = [_affirms(text, keyword) for keyword in _keywords(row, criterion)]

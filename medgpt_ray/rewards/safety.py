@@ -9,7 +9,7 @@ from typing import Any
 
 from medgpt_ray.rewards import columns, mentions, red_flags
 from medgpt_ray.rewards.form import answer_part
-from medgpt_ray.rewards.phrases import NO_ADVICE, RECOMMENDS, URGENT, WAITING
+from medgpt_ray.rewards.phrases import AVOIDED, MANNER, NO_ADVICE, RECOMMENDS, URGENT, WAITING
 from medgpt_ray.rewards.quantities import Quantity, quantities
 
 DRUG = frozenset(
@@ -17,6 +17,7 @@ DRUG = frozenset(
     | {"spray", "ampoule", "sachet", "patch", "suppository"}
 )
 DRUG_PER = frozenset({"weight", "area", "time"})
+TO_AVOID = re.compile(r"\bavoid|\bnot\b|contraindicat|避免|禁|忌|不要|不能|不宜")
 LARGE = frozenset({"l", "liter", "liters", "litre", "litres", "升", "dl", "分升", "fl", "μl", "ul"})
 """Volumes that are no doses."""
 BODY_WEIGHT = frozenset(
@@ -68,13 +69,13 @@ def contraindications(prompt: str, completion: str, row: dict[str, Any]) -> floa
     """
     harmful = [_names(text) for text in columns.texts(row, "contraindications")]
     safe = [_names(text) for text in columns.texts(row, "safe")] if "safe" in row else []
-    reply = answer_part(completion)
+    reply = _headed(answer_part(completion))
     found = [list(mentions.find(names, reply)) for names in harmful]
     if any(_recommends(mention) for those in found for mention in those):
         return 0.0
-    if any(mention.denied for names in safe for mention in mentions.find(names, reply)):
+    if any(_is_warned(mention) for names in safe for mention in mentions.find(names, reply)):
         return 0.0
-    warned = sum(any(mention.denied for mention in those) for those in found)
+    warned = sum(any(map(_warns, those)) for those in found)
     return 0.5 + 0.5 * warned / len(harmful)
 
 
@@ -102,8 +103,37 @@ def _names(text: str) -> re.Pattern[str]:
     return mentions.names(text.split("|"))
 
 
+def _headed(reply: str) -> str:
+    """`reply` with the items of a list under "Avoid:" or "### 禁用药物" as warnings of their own,
+    and without short remarks in brackets ("ibuprofen (Advil) is contraindicated")."""
+    heading, lines = "", []
+    for line in mentions.plain(re.sub(r"[(（][^()（）]{0,40}[)）]", "", reply)).splitlines():
+        bare = line.strip()
+        item = re.match(r"(?:[-•]|\d{1,2}[.)、])\s*", bare)
+        if item:
+            lines.append(heading + bare[item.end() :])
+            continue
+        if bare:
+            is_heading = bare.startswith("#") or bare.endswith((":", "："))
+            heading = "avoid " if is_heading and TO_AVOID.search(bare) else ""
+        lines.append(bare)
+    return "\n".join(lines)
+
+
+def _is_warned(mention: mentions.Mention) -> bool:
+    """Denied itself, and not only how or when it is taken."""
+    return mention.denied and not MANNER.search(mention.segment)
+
+
+def _warns(mention: mentions.Mention) -> bool:
+    behind = mention.sentence.partition(mention.name)[2][: mentions.REACH]
+    return _is_warned(mention) or AVOIDED.search(behind) is not None
+
+
 def _recommends(mention: mentions.Mention) -> bool:
     """Affirmed, with a word or a dose that recommends; "if you take it, stop" does not."""
-    if mention.denied or NO_ADVICE.search(mention.segment):
+    if _warns(mention) or NO_ADVICE.search(mention.segment):
         return False
-    return bool(RECOMMENDS.search(mention.segment) or doses(mention.segment))
+    behind = mention.sentence.partition(mention.name)[2][: mentions.REACH]
+    welcome = re.match(r".{0,2}(?:可以|可用|可服|可选|works? (?:well|best))", behind)
+    return bool(welcome or RECOMMENDS.search(mention.segment) or doses(mention.segment))

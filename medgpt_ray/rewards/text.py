@@ -20,7 +20,10 @@ from medgpt_ray.rewards.form import answer_part
 ARTICLES = frozenset({"a", "an", "the"})
 NO_ALTERNATIVES = frozenset({"yes", "no", "sure", "ok", "answer", "是", "是的", "答案"})
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_TOKEN = re.compile(rf"(?<!\w)-\d+(?:[./:,]\d+)*|\d+(?:[./:,]\d+)*|[%{_CJK}]|[^\W\d_{_CJK}]+")
+_TOKEN = re.compile(
+    rf"[<>≤≥±](?=\s?\d)|(?<=[A-Za-z\d])[+-](?=$|[\s.,;)])|(?<!\w)-\d+(?:[./:,]\d+)*"
+    rf"|\d+(?:[./:,]\d+)*|[%{_CJK}]|[^\W\d_{_CJK}]+"
+)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _END = re.compile(r"[。!！?？\n]|\.(?!\d)")
 _LIST = re.compile(r"[,，、;；/]|\bor\b|或者?|还是")
@@ -31,9 +34,11 @@ _GOLD = "goldanswer"
 def tokens(text: str) -> list[str]:
     """`text` case-folded, without articles and punctuation: "The dose: 2.5mg" is dose, 2.5, mg.
 
-    Text that holds nothing else ("A", "+") is kept as it is, so that it can be a gold answer.
+    Text that holds nothing else ("A", "+") is kept as it is, so that it can be a gold answer. So is
+    a sign that carries the meaning: of "HER2+", "Rh-", "<5" and "≥140".
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-").strip()
+    bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))  # Sjögren: Sjogren
+    folded = unicodedata.normalize("NFKC", bare).casefold().replace("\u2212", "-").strip()
     found = _TOKEN.findall(_THOUSANDS.sub("", folded))
     return [token for token in found if token not in ARTICLES] or found or folded.split()
 
@@ -92,7 +97,8 @@ def contains_answer(
     for gold in columns.texts(row, "answer"):
         wanted = tokens(gold)
         marked = _phrase(wanted).sub(_GOLD, reply)
-        stated = list(mentions.find(mentions.names([_GOLD]), marked))
+        found = mentions.find(mentions.names([_GOLD]), marked)
+        stated = [one for one in found if not one.sentence.endswith("?")]
         if stated and not any(mention.denied for mention in stated):
             share = 1 / (1 + _alternatives(marked, wanted, prompt))
             best = max(best, share * min(1.0, (len(wanted) + allowance) / length))
@@ -116,7 +122,7 @@ def _pairs(sequence: list[str]) -> Counter[tuple[str, str]]:
 
 def _phrase(wanted: Iterable[str]) -> re.Pattern[str]:
     """The tokens one after the other; no part of a longer word or number ("5" is not in "2.5")."""
-    inner = r"[\W_]*".join(map(re.escape, wanted))
+    inner = r"[\W_]*(?:\b(?:an?|the)\b[\W_]*)?".join(map(re.escape, wanted))
     return re.compile(rf"(?<![a-z0-9-])(?<!\d[.,/:]){inner}(?![a-z0-9])(?![.,/:]\d)")
 
 
