@@ -50,6 +50,8 @@ COLUMNS = (
     "rejected",
     "margin",
     "label",
+    "thoughts",
+    "unused",
 )
 """What formats call their columns, a name each."""
 

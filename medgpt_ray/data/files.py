@@ -39,6 +39,13 @@ ARCHIVES = (".xz", ".bz2", ".lz4", ".zip")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 KNOWN = ".json, .jsonl (or .ndjson), .txt (each also with .gz or .zst) and .parquet"
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
+SPLITS = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
+NO_DATA = re.compile(
+    r"(?:readme|licen[cs]e|notice|changelog|requirements|citation)\b.*"
+    r"|(?:dataset_infos?|dataset_dict|state|metadata)\.json",
+    re.IGNORECASE,
+)
+"""Names of files that stand beside data in a folder and hold none."""
 BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 256
 
@@ -139,7 +146,24 @@ def _below(path: Path) -> list[DataFile]:
     ]
     if problems:
         raise DataError(problems)
+    names = [name for name in names if name == path or not NO_DATA.fullmatch(name.name)]
     return [file for name in names if (file := data_file(str(name)))]
+
+
+def one_split(path: str, files: Iterable[DataFile]) -> None:
+    """Raises `DataError` where a folder or a glob gives training files together with those of a
+    test or validation split."""
+    found: dict[str, str] = {}
+    for file in files:
+        parts = Path(os.path.relpath(file.path, os.path.expanduser(path).partition("*")[0])).parts
+        for part in parts or ():
+            if split := SPLITS.match(part):
+                found.setdefault(split[1].lower(), file.path)
+    if "train" in found and len(found) > 1:
+        shown = ", ".join(f"{split} ({example})" for split, example in found.items())
+        raise DataError(
+            [f"{path}: holds several splits: {shown}: name the files of the one that is meant"]
+        )
 
 
 def _is_other_data(path: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
-from medgpt_ray.data.files import find, read, segments
+from medgpt_ray.data.files import find, one_split, read, segments
 from medgpt_ray.data.formats.columns import MEDIA, given, refused, refused_turns
 from medgpt_ray.data.rows import (
     BadRow,
@@ -52,6 +52,7 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
     seen: Counter[str] = Counter()
     try:
         files = find(path)
+        one_split(path, files)
         alike = len({Path(file.path).name for file in files}) < len(files)
         for record in (
             record for file in files for part in segments(file) for record in read(part)

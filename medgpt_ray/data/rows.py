@@ -16,11 +16,19 @@ from medgpt_ray.types import Conversation, Document, Message, Preference, Row
 
 PROBLEMS_SHOWN = 20
 HASH_BYTES = 16
-OPTIONS = ("options", "option", "choices", "opa", "opb", "opc", "opd", "ope")
-"""Columns with the options of a multiple-choice question, in whatever case; so are A, B, C, ..."""
+OPTIONS = re.compile(
+    r"options?|choices|op[a-h]|(?:option|choice|ending)_?(?:[a-h]|\d)|distractor_?\d?|endings|answers",
+    re.IGNORECASE,
+)
+"""Columns with the options of a multiple-choice question; so are A, B, C, ..."""
 _LABELS = ("key", "label", "labels", "letter", "id", "index", "score")
 """What names an option beside its text, as in {key, value}."""
-_LABEL = re.compile(r"\W*(?:[A-Ha-h]|\d)\W*|[A-H]{2,5}|[A-H][.)、:：].*", re.DOTALL)
+_LABEL = re.compile(
+    r"(?:(?i:(?:the )?(?:correct )?(?:answer|ans|option|choice)\b\.?(?: is| option)?)"
+    r"|(?:正确)?答案(?:是|为)?|选)?"
+    r"(?:\W*(?:[A-Ha-h]|\d)\W*|\W*[A-H]{2,5}\W*|\W*[A-H][.)、:：].*|\W*[(（][A-Ha-h][)）].*)",
+    re.DOTALL,
+)
 """An answer that names options."""
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -116,24 +124,36 @@ def number_as_text(value: Any) -> Any:
 def check_options(row: dict[str, Any], question: str, answer: Any) -> None:
     """Raises `BadRow` where the answer is the label of an option, and no option stands in the
     question: it would be a guess."""
-    names = [name for name in row if name.lower() in OPTIONS]
+    names = [name for name in row if OPTIONS.fullmatch(name)]
     if isinstance(row.get("A"), str) and isinstance(row.get("B"), str):
         names += [name for name in row if name in tuple("ABCDEFGH")]
     answers = answer if isinstance(answer, list) else [answer]
     if any(_LABEL.fullmatch(str(number_as_text(one))) for one in answers):
-        check_shown(row, names, question, 'write the options there ("A. ...")', 1)
+        check_shown(row, names, question, 'write the options there ("A. ...")', 1, share=0.5)
 
 
 def check_shown(
-    row: dict[str, Any], names: Sequence[str], question: str, fix: str, shortest: int
+    row: dict[str, Any],
+    names: Sequence[str],
+    question: str,
+    fix: str,
+    shortest: int,
+    share: float = 0.0,
 ) -> None:
-    """Raises `BadRow` for a column of `names` with texts of `shortest` characters or more, none of
-    which stands in `question`; case, punctuation and white space aside."""
+    """Raises `BadRow` for a column of `names` with texts of `shortest` Latin characters or more, of
+    which none, or less than `share`, stands in `question`; case, punctuation and white space
+    aside."""
     plain = _plain(question) if names else ""
     for name in names:
-        texts = [text for text in map(_plain, _texts_in(row[name])) if len(text) >= shortest]
-        if texts and not any(_stands_in(text, plain) for text in texts):
+        texts = [text for text in map(_plain, _texts_in(row[name])) if _size(text) >= shortest]
+        shown = sum(_stands_in(text, plain) for text in texts)
+        if texts and (not shown or shown < share * len(texts)):
             raise BadRow(name, f"is not read, and does not stand in the question: {fix}")
+
+
+def _size(text: str) -> int:
+    """In Latin characters: a Chinese one says as much as three."""
+    return len(text) + 2 * sum("\u4e00" <= character <= "\u9fff" for character in text)
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from medgpt_ray.config.supervised import Source
-from medgpt_ray.data.files import Segment, find, read, segments
+from medgpt_ray.data.files import Segment, find, one_split, read, segments
 from medgpt_ray.data.formats import FORMATS, Reading, check_stage, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
 
@@ -37,7 +37,9 @@ def open_source(source: Source, stage: str) -> SourceFiles:
     problems: list[str] = []
     found: list[tuple[Segment, Reading]] = []
     rows = 0
-    for file in find(source.path):
+    files = find(source.path)
+    one_split(source.path, files)
+    for file in files:
         try:
             cut = segments(file, SEGMENT_BYTES)
             reading = reading_of(cut, source.format, source.columns, stage)

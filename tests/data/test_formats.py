@@ -21,6 +21,7 @@ from medgpt_ray.data.formats import (
     parse,
     reading_of,
 )
+from medgpt_ray.data.formats.columns import THOUGHTS
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -493,7 +494,7 @@ def test_of_several_formats_the_stage_takes_its_own(
     [
         (
             {"Question": "Which dose?", "Response": "5 mg.", "Complex_CoT": "Hm."},
-            {"question": "Question", "answer": "Response"},
+            {"question": "Question", "answer": "Response", "unused": "Complex_CoT"},
             "qa",
         ),
         (
@@ -603,3 +604,127 @@ def test_a_stage_that_refuses_a_kind_names_the_way_out() -> None:
         BadRow, match="these are preference pairs: train with stage rm or dpo or orpo or kto"
     ):
         check_stage(Preference, "sft")
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"Question": "Q", "Response": "A", "Complex_CoT": "Hm."}, {"question": "Question"}),
+        ({"instruction": "Q", "output": "A", "think": "Hm."}, {}),
+        ({"prompt": "Q", "completion": " A", "reasoning": "Hm."}, {}),
+        ({"instruction": "Q", "output": "A", "thoughts": "Hm."}, {"thoughts": "thoughts"}),
+    ],
+)
+def test_thoughts_are_learned_where_their_column_is_named(
+    record: dict[str, Any], columns: dict[str, str]
+) -> None:
+    name = next(name for name in record if name.lower() in THOUGHTS)
+    own = columns | ({"answer": "Response"} if "Response" in record else {})
+    format = detect(record, "sft", own)
+    if name != "thoughts":
+        with pytest.raises(BadRow, match=f"^{name}: is not read: put it into the answer, or name"):
+            parse(record, Reading(format, own))
+    conversation = parse(record, Reading(format, own | {"thoughts": name}))
+    assert conversation.messages[-1]["content"] == "<think>\nHm.\n</think>\n\nA"
+    if name != "thoughts":
+        conversation = parse(record, Reading(format, own | {"unused": name}))
+        assert conversation.messages[-1]["content"] == "A"
+
+
+def test_a_dialogue_in_one_text_is_read_as_turns() -> None:
+    row = {"instruction": "Human:Hello\nAssistant:Hi!\nHuman:It hurts.\nAssistant:", "input": ""}
+    conversation = parse(row | {"output": "Where?"}, "alpaca")
+    assert [turn["content"] for turn in conversation.messages] == [
+        "Hello",
+        "Hi!",
+        "It hurts.",
+        "Where?",
+    ]
+    pair = {"prompt": "Human: Hello\nAssistant:", "chosen": "Hi.", "rejected": "Go."}
+    assert parse(pair, "preference").prompt == ({"role": "user", "content": "Hello"},)
+    whole = {name: f"Human: Hello\nAssistant: {said}" for name, said in (("chosen", "Hi."),)}
+    assert parse(whole | {"rejected": "Human: Hello\nAssistant: Go."}, "preference").prompt
+
+
+def test_texts_in_turn_lose_the_names_of_who_speaks() -> None:
+    texts = ["问：头痛怎么办？", "答：多休息。"]
+    conversation = parse({"conversations": texts}, "sharegpt")
+    assert [turn["content"] for turn in conversation.messages] == ["头痛怎么办？", "多休息。"]
+    with pytest.raises(
+        BadRow, match=r"conversations\[0\]: begins with Doctor, expected the user's"
+    ):
+        parse({"conversations": ["Doctor: Hello.", "Patient: It hurts."]}, "sharegpt")
+    kept = parse({"conversations": ["问：头痛？", "多休息。"]}, "sharegpt")
+    assert kept.messages[0]["content"] == "问：头痛？"
+
+
+def test_turns_may_be_json_text_and_labels_numbers() -> None:
+    turns = json.dumps([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}])
+    assert parse({"messages": turns}, "messages").messages[1]["content"] == "A"
+    row = {"prompt": "Q", "completion": "A", "label": 1.0}
+    assert parse(row, detect(row)).desirable is True
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"Question": "Q", "Answer": "A"}, "prompt=Question,completion=Answer"),
+        ({"query": "Q", "response": "A"}, "prompt=query,completion=response"),
+        ({"inputs": "Q", "targets": "A"}, "prompt=inputs,completion=targets"),
+        (
+            {
+                "conversation": [
+                    {"role": "user", "content": "Q"},
+                    {"role": "assistant", "content": "A"},
+                ]
+            },
+            "messages=conversation",
+        ),
+        ({"data": ["问：Q", "答：A"]}, "conversations=data"),
+    ],
+)
+def test_the_columns_that_would_do_are_named(record: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadRow, match="fit no known format") as caught:
+        detect(record, "sft")
+    assert f"(with --columns {told} it would be a conversation)" in str(caught.value)
+    columns = dict(pair.split("=") for pair in told.split(","))
+    assert parse(record, Reading(detect(record, "sft", columns), columns)).messages[0] == {
+        "role": "user",
+        "content": "Q",
+    }
+
+
+@pytest.mark.parametrize(
+    "answer", ["The answer is B", "Option B", "选B", "Ans. (b) Radial", "B. Radial", "(B)", "b"]
+)
+@pytest.mark.parametrize("names", [("optionA", "optionB"), ("ending0", "ending1")])
+def test_options_that_only_columns_hold_are_refused(answer: str, names: tuple[str, str]) -> None:
+    row = {"question": "Which artery, femoral or other?", "answer": answer}
+    for columns in (
+        {"options": {"A": "Femoral", "B": "Radial", "C": "Ulnar"}},
+        dict(zip(names, ("Iron", "Zinc"), strict=True)),
+    ):
+        with pytest.raises(BadRow, match="is not read, and does not stand in the question"):
+            parse(row | columns, "qa")
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        (
+            {"instruction": "Answer it.", "question": "Is metformin safe?", "output": "No."},
+            "question",
+        ),
+        ({"instruction": "Answer it.", "note": "A note of the ward.", "output": "No."}, "note"),
+        ({"prompt": "应如何处理？", "input": "男45岁胸痛", "response": "立即做心电图。"}, "input"),
+    ],
+)
+def test_more_of_the_question_in_other_columns_is_refused(row: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadRow, match=f"^{field}: is not read, and does not stand in the question"):
+        parse(row, detect(row, "sft"))
+
+
+def test_the_whole_row_again_in_a_column_text_is_let_be() -> None:
+    row = {"instruction": "Name a fever drug.", "output": "Paracetamol."}
+    row["text"] = "### Instruction:\nName a fever drug.\n\n### Response:\nParacetamol."
+    assert parse(row, "alpaca").messages[0]["content"] == "Name a fever drug."

@@ -110,4 +110,7 @@ def test_bad_rows_are_known_before_a_run(tiny_model: Path, tmp_path: Path) -> No
     train = write(tmp_path / "train.jsonl", [*rows, {"question": "Bed?"}])
     run = config(tiny_model, [train])
     found = list(bad_rows(run, find_data(run), load_tokenizer(str(tiny_model))))
-    assert found == [f"{train}:3: answer: empty, expected text", f"{train}:6: answer: missing"]
+    assert found == [
+        f"{train}:3: answer: empty, expected text",
+        f"{train}:6: answer: missing, and the file is read as qa",
+    ]

@@ -63,3 +63,17 @@ def test_a_source_without_a_named_column_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Fever is a sign.\n")
     with pytest.raises(DataError, match="no row has the column 'body', those there are: none"):
         open_source(Source(path=f"{tmp_path}/a.txt", columns={"text": "body"}), "pt")
+
+
+def test_a_folder_with_several_splits_is_not_mixed(tmp_path: Path) -> None:
+    row = json.dumps({"question": "Q", "answer": "A"})
+    for name in ("train-00000.jsonl", "test-00000.jsonl", "README.txt", "dataset_info.json"):
+        (tmp_path / name).write_text(row + "\n")
+    with pytest.raises(DataError, match=r"holds several splits: test .*, train .*: name the files"):
+        open_source(Source(path=str(tmp_path)), "sft")
+    (tmp_path / "test-00000.jsonl").unlink()
+    found = open_source(Source(path=str(tmp_path)), "sft")
+    assert [Path(path).name for path in found.formats] == ["train-00000.jsonl"]
+    for name in ("trainees.jsonl", "testosterone.jsonl"):  # words that only begin so
+        (tmp_path / name).write_text(row + "\n")
+    assert open_source(Source(path=str(tmp_path)), "sft").rows == 3

@@ -10,7 +10,9 @@ from medgpt_ray.data.formats import conversations as talk
 from medgpt_ray.data.formats import preferences as pairs
 from medgpt_ray.data.formats.columns import (
     MEDIA,
+    THOUGHTS,
     TOLD_APART,
+    UNUSED,
     Object,
     given,
     refused,
@@ -200,9 +202,43 @@ def detect(
     known = "; ".join(f"{name} ({format.schema})" for name, format in FORMATS.items())
     raise BadRow(
         "",
-        f"has the keys {list(record)}, which fit no known format: {known}. Where the columns have "
-        "other names, say so with columns, such as {question: Question, answer: Response}",
+        f"has the keys {list(record)}, which fit no known format{_likely(record)}: {known}. Where "
+        "the columns have other names, say so with columns, such as {question: Question, answer: "
+        "Response}",
     )
+
+
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversation", "dialogue", "dialog"),
+    "conversations": ("conversations", "conversation", "data"),
+    "prompt": ("prompt", "query", "question", "inputs", "input", "instruction"),
+    "completion": ("completion", "response", "answer", "targets", "target", "output", "outputs"),
+}
+
+
+def _likely(record: Object) -> str:
+    """The columns that would make a conversation of it, in words; "" where none would."""
+    lower = {name.lower(): name for name in record}
+    for format, wanted in (
+        ("messages", ("messages",)),
+        ("prompt_completion", ("prompt", "completion")),
+        ("sharegpt", ("conversations",)),
+    ):
+        columns = {
+            name: lower[other]
+            for name in wanted
+            for other in reversed(OTHER_NAMES[name])
+            if other in lower
+        }
+        if columns.keys() != set(wanted):
+            continue
+        try:
+            FORMATS[format].read({name: record[other] for name, other in columns.items()})
+        except BadRow:
+            continue
+        told = ",".join(f"{name}={other}" for name, other in columns.items() if name != other)
+        return f" (with --columns {told} it would be a conversation)"
+    return ""
 
 
 def detect_file(
@@ -284,7 +320,10 @@ def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
         return format.read(record)
     except BadRow as bad:
         head = re.split(r"[\[.]", bad.field, maxsplit=1)[0]
-        raise BadRow(columns.get(head, head) + bad.field[len(head) :], bad.reason) from None
+        whole = bad.reason == "missing" and bad.field == head
+        where = f", and the file is read as {reading.format}" if whole else ""
+        field = columns.get(head, head) + bad.field[len(head) :]
+        raise BadRow(field, bad.reason + where) from None
 
 
 def _check_unread(record: Object, kind: type[Row]) -> None:
@@ -292,6 +331,10 @@ def _check_unread(record: Object, kind: type[Row]) -> None:
     if kind is not Document:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
         refused_turns(record, "functions", "is not read: rename it to tools")
+        thoughts = [name for name in record if name.lower() in THOUGHTS]
+        read = {"thoughts"} if kind is Conversation and not _TURNS & record.keys() else set()
+        fix = f"put it into the answer, or name it with columns: thoughts; {UNUSED}"
+        refused(record, [name for name in thoughts if name not in read], f"is not read: {fix}")
     for name in ("label", "kto_tag") if kind is Conversation else ():
         if isinstance(record.get(name), bool):
             raise BadRow(name, TOLD_APART)

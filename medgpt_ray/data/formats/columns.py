@@ -18,10 +18,20 @@ from medgpt_ray.data.rows import (
 from medgpt_ray.types import Message
 
 Object = dict[str, Any]
-ASKED = ("context", "contexts", "passage", "input", "instruction", "query")
+ASKED = (
+    *("context", "contexts", "passage", "passages", "input", "inputs", "instruction", "query"),
+    *("question", "problem", "document", "documents", "article", "note", "notes", "report"),
+    *("abstract", "background", "knowledge", "case", "patient", "text"),
+)
 """Columns with a part of the question, in whatever case."""
+THOUGHTS = (
+    *("thoughts", "thought", "thinking", "think", "reasoning", "reasoning_content", "rationale"),
+    *("cot", "complex_cot", "chain_of_thought"),
+)
+"""Columns with what is thought before the answer, in whatever case; `thoughts` is read."""
 PASSAGE_CHARACTERS = 12
 """What is shorter is a remark on the row."""
+UNUSED = "or say that it is not needed with columns, our name `unused` first"
 ANSWERED = ("answer", "答", "output", "completion", "response", "chosen", "response_chosen")
 TOLD_APART = (
     "tells good answers from bad ones, such rows are for stage kto: leave the bad ones out, and "
@@ -30,6 +40,13 @@ TOLD_APART = (
 """Of a label beside a conversation."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 _HH_ROLE = re.compile(r"\n\n(Human|Assistant):")
+_LINE_ROLE = re.compile(r"\n+(Human|Assistant):")
+_ENDS_ASKING = re.compile(r"\n+Assistant:\s*$")
+_SPEAKER = re.compile(
+    r"\s*(?P<who>问|答|患者|病人|医生|q|a|question|answer|human|user|patient|assistant|bot|doctor)[:：]\s*",
+    re.IGNORECASE,
+)
+_ASKING = frozenset(["问", "患者", "病人", "q", "question", "human", "user", "patient"])
 
 
 def required(record: Object, name: str) -> Any:
@@ -67,9 +84,12 @@ def check_asked(record: Object, prompt: Sequence[Turn]) -> None:
     answer = next((record[name] for name in ANSWERED if given(record, name) is not None), None)
     check_options(record, question, answer)
     names = [name for name in record if name.lower() in ASKED]
-    if "instruction" not in record:  # elsewhere a query is one of a data base
+    if "prompt" in record or "question" in record:  # beside these a query is one of a data base
         names = [name for name in names if name.lower() != "query"]
-    check_shown(record, names, question, "write it there", PASSAGE_CHARACTERS)
+    last = prompt[-1].message["content"].strip()
+    if last in str(record.get("text")):  # Alpaca's own files have the whole row in it again
+        names = [name for name in names if name != "text"]
+    check_shown(record, names, question, f"write it there, {UNUSED}", PASSAGE_CHARACTERS)
 
 
 def check_chosen(record: Object, turns: Sequence[Turn]) -> None:
@@ -137,27 +157,52 @@ def read_prompt(record: Object) -> list[Turn]:
     value = required(record, "prompt")
     if isinstance(value, list):
         return read_turns(value, "prompt")
-    if is_hh(value) and value.rstrip().endswith("\n\nAssistant:"):
-        return hh_turns(value.rstrip().removesuffix("\n\nAssistant:"), "prompt")
+    if is_hh(value) and _ENDS_ASKING.search(value):
+        return hh_turns(_ENDS_ASKING.sub("", value), "prompt")
     return [user(value, "prompt")]
 
 
 def is_hh(value: Any) -> bool:
-    """Whether it is a conversation as HH-RLHF writes it: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    """Whether it is a conversation as HH-RLHF writes it, "\\n\\nHuman: ...\\n\\nAssistant: ...", or
+    with one line end, as BELLE does."""
     return (
         isinstance(value, str)
         and value.lstrip("\n").startswith("Human:")
-        and ("\n\nAssistant:" in value)
+        and ("\nAssistant:" in value)
     )
 
 
 def hh_turns(text: str, field: str) -> list[Turn]:
     """The turns of such a conversation."""
-    _, *parts = _HH_ROLE.split("\n\n" + text.lstrip("\n"))
+    role = _HH_ROLE if "\n\nAssistant:" in text or "\n\nHuman:" in text[1:] else _LINE_ROLE
+    _, *parts = role.split("\n\n" + text.lstrip("\n"))
     return [
         (user if who == "Human" else assistant)(said.strip(), f"{field}[{index}]")
         for index, (who, said) in enumerate(zip(parts[::2], parts[1::2], strict=True))
     ]
+
+
+def spoken_turns(texts: list[str], field: str) -> list[Turn]:
+    """Texts in turn, the user's first, without "问：" and the like where each begins so."""
+    speakers = [_SPEAKER.match(text) for text in texts]
+    turns = []
+    for index, (text, speaker) in enumerate(zip(texts, speakers, strict=True)):
+        place = f"{field}[{index}]"
+        if all(speakers) and speaker:
+            if (speaker["who"].lower() in _ASKING) == bool(index % 2):
+                who = "assistant" if index % 2 else "user"
+                raise BadRow(place, f"begins with {speaker['who']}, expected the {who}'s turn")
+            text = text[speaker.end() :]
+        turns.append((assistant if index % 2 else user)(text, place))
+    return turns
+
+
+def read_asked(record: Object) -> list[Turn]:
+    """Alpaca's question, or the turns before it where BELLE has them in one text."""
+    value = record.get("instruction")
+    if is_hh(value) and _ENDS_ASKING.search(str(value)) and given(record, "input") is None:
+        return hh_turns(_ENDS_ASKING.sub("", str(value)), "instruction")
+    return [read_instruction(record)]
 
 
 def read_answer(record: Object, name: str) -> list[Turn]:
@@ -165,7 +210,18 @@ def read_answer(record: Object, name: str) -> list[Turn]:
     value = required(record, name)
     if isinstance(value, list):
         return read_turns(value, name)
-    return [read_turn(value, name) if isinstance(value, dict) else assistant(value, name)]
+    if isinstance(value, dict):
+        return [read_turn(value, name)]
+    return [assistant(value, name)]
+
+
+def with_thoughts(record: Object, answer: Turn) -> Turn:
+    """`answer` behind the column `thoughts`, as reasoning models write them."""
+    thoughts = given(record, "thoughts")
+    if thoughts is None:
+        return answer
+    text = check_text(thoughts, "thoughts").strip()
+    return assistant(f"<think>\n{text}\n</think>\n\n{answer.message['content']}", answer.field)
 
 
 def read_instruction(record: Object) -> Turn:

@@ -14,15 +14,17 @@ from medgpt_ray.data.formats.columns import (
     no_tools,
     one_column,
     read_answer,
+    read_asked,
     read_history,
-    read_instruction,
     read_prompt,
     read_tools,
     refused,
     refused_turns,
     required,
+    spoken_turns,
     user,
     with_system,
+    with_thoughts,
 )
 from medgpt_ray.data.formats.turns import check_order, openai_turns, read_turns, sharegpt_turns
 from medgpt_ray.data.rows import check_text, number_as_text
@@ -41,10 +43,7 @@ def read_sharegpt(record: Object) -> Conversation:
     _refuse_beside_turns(record)
     value = required(record, "conversations")
     if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value):
-        turns = [  # LIMA's
-            (assistant if index % 2 else user)(text, f"conversations[{index}]")
-            for index, text in enumerate(value)
-        ]
+        turns = spoken_turns(value, "conversations")  # LIMA's and HuatuoGPT's
     else:
         turns = read_turns(value, "conversations")
     turns = with_system(record, turns)
@@ -89,9 +88,9 @@ def as_tools(tools: tuple[dict[str, Any], ...]) -> Object:
 def read_alpaca(record: Object) -> Conversation:
     refused(record, ("tools",), "alpaca rows have none: use the sharegpt or messages format")
     name = one_column(record, "output", "response")
-    answer = assistant(required(record, name), name)
-    prompt = with_system(record, [*read_history(record), read_instruction(record)])
-    check_asked(record, prompt)
+    answer = with_thoughts(record, assistant(required(record, name), name))
+    prompt = with_system(record, [*read_history(record), *read_asked(record)])
+    check_asked({name: record[name] for name in record if name != "instruction"}, prompt)
     return Conversation(go_on(prompt, [answer], name))
 
 
@@ -116,7 +115,13 @@ def read_prompt_completion(record: Object) -> Conversation:
     name = one_column(record, "completion", "response")
     prompt = with_system(record, read_prompt(record))
     check_asked(record, prompt)
-    return Conversation(go_on(prompt, read_answer(record, name), name), read_tools(record))
+    said = record.get(name)
+    bare = (
+        {name: said.strip()} if isinstance(said, str) else {}
+    )  # " 5 mg", as OpenAI once asked for
+    answer = read_answer(record | bare, name)
+    answer = [*answer[:-1], with_thoughts(record, answer[-1])]
+    return Conversation(go_on(prompt, answer, name), read_tools(record))
 
 
 def write_prompt_completion(row: Conversation) -> Object:
@@ -131,7 +136,8 @@ def read_qa(record: Object) -> Conversation:
     question, answer = (_only(required(record, name)) for name in names)
     prompt = [user(question, names[0])]
     check_asked(record, prompt)
-    return Conversation(go_on(prompt, [assistant(number_as_text(answer), names[1])], names[1]))
+    said = with_thoughts(record, assistant(number_as_text(answer), names[1]))
+    return Conversation(go_on(prompt, [said], names[1]))
 
 
 def _only(value: Any) -> Any:

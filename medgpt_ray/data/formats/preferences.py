@@ -203,8 +203,8 @@ def _margin(row: Preference) -> Object:
 def read_labelled(record: Object) -> Labelled:
     name = one_column(record, "label", "kto_tag")
     label: Any = required(record, name)
-    if not isinstance(label, int) or label not in (0, 1):
-        what = repr(label) if isinstance(label, int) else kind(label)
+    if not isinstance(label, int | float) or label not in (0, 1):
+        what = repr(label) if isinstance(label, int | float) else kind(label)
         raise BadRow(name, f"is {what}, expected true (a good answer) or false")
     if "prompt" in record:
         reason = "not read beside prompt: put the turns into prompt, as messages"

@@ -77,6 +77,8 @@ class Turn:
 def read_turns(value: Any, field: str) -> list[Turn]:
     """The turns of the list `value`. An assistant's text before its call is one turn with it; an
     empty system message is none."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parse_json_text(value, field)
     if not isinstance(value, list):
         raise BadRow(field, f"is {kind(value)}, expected a list of turns")
     if not value:
