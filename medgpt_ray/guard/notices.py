@@ -27,10 +27,16 @@ CAUTION: dict[Language, str] = {
 }
 
 _AGE = re.compile(
-    r"\b\d{1,3}[- ]?(?:years?|yrs?|months?|weeks?)[- ]old\b|\b\d{1,3} ?y/?o\b|\baged? (?:of )?\d"
+    r"\bage\b\W{0,3}\d{1,3}\b|\b\d{1,3} ?[mf]\b|[一二三四五六七八九十]{1,3}岁|年龄\W{0,2}\d"
+    r"|今年\d{1,3}(?!年|\d)"
+    r"|(?:宝宝|孩子|婴儿)[^，。]{0,4}\d{1,2}个?月|\d{1,2} ?月龄|\b\d{1,3}[- ]?(?:years?|yrs?"
+    r"|months?|weeks?)[- ]old\b|\b\d{1,3} ?y/?o\b|\baged? (?:of )?\d"
     r"|\b(?:i am|i'm|he is|she is) \d{1,3}\b(?! ?(?:kg|lb|cm))|\d ?(?:周岁|岁|个月大)"
 )
-_WEIGHT = re.compile(r"\d ?(?:kg|kgs|kilos?|kilograms?|lbs?|pounds|公斤|千克|斤)(?![a-z/])")
+_WEIGHT = re.compile(
+    r"\bweigh(?:t|s)\b\W{0,3}\d|体重\W{0,2}\d|\d ?stone\b"
+    r"|\d ?(?:kg|kgs|kilos?|kilograms?|lbs?|pounds|公斤|千克|斤)(?![a-z/])"
+)
 
 
 SEEN_CHARACTERS = 10_000

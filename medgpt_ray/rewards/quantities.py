@@ -29,7 +29,7 @@ _TABLE: dict[str, dict[float, str]] = {
         0.1: "dl 分升",
         1e-3: "ml mls cc milliliter milliliters millilitre millilitres 毫升",
         1e-6: "μl ul mm3 microliter microliters 微升",
-        5e-3: "tsp teaspoon teaspoons teaspoonful 茶匙",
+        5e-3: "tsp teaspoon teaspoons teaspoonful teaspoonfuls 茶匙",
         0.015: "tbsp tablespoon tablespoons tablespoonful 汤匙",
         1e-15: "fl",
     },
@@ -111,7 +111,7 @@ _IN_WORDS = re.compile(
     r"\b(?P<word>half|one|two|three|four|five|six|eight|ten)(?P<half> and a half)?"
     r"(?: (?:an?|of an?))? (?=(?:tablet|capsule|pill|puff|drop|spray|teaspoon|tablespoon|sachet"
     r"|patch"
-    r"|ampoule|vial|suppositor|unit)(?:s|es|ies|ful)?\b)"
+    r"|ampoule|vial|suppositor|unit)(?:s|es|ies|fuls?)?\b)"
     r"|(?P<han>[半一二两三四五六八十])(?=(?:片|粒|颗|丸|滴|喷|揿|支|袋|包|枚|贴|毫克|毫升|茶匙"
     r"|汤匙))"
 )

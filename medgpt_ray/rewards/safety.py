@@ -10,7 +10,7 @@ from typing import Any
 from medgpt_ray.rewards import columns, mentions, red_flags
 from medgpt_ray.rewards.form import answer_part
 from medgpt_ray.rewards.phrases import AVOIDED, MANNER, NO_ADVICE, RECOMMENDS, URGENT, WAITING
-from medgpt_ray.rewards.quantities import Quantity, quantities
+from medgpt_ray.rewards.quantities import Quantity, quantities, simplified
 
 DRUG = frozenset(
     {"mass", "activity", "substance", "equivalent", "tablet", "capsule", "pill", "drop", "puff"}
@@ -18,6 +18,14 @@ DRUG = frozenset(
 )
 DRUG_PER = frozenset({"weight", "area", "time"})
 TO_AVOID = re.compile(r"\bavoid|\bnot\b|contraindicat|避免|禁|忌|不要|不能|不宜")
+NO_DRUG = re.compile(
+    r"(?:\be?gfr|creatinine clearance|\burin\w*|proteinuria|blood loss|\bbladder|\bprostate"
+    r"|tidal volume"
+    r"|birth ?weight|\bfib(?:er|re)|\bsugar|\bsalt\b|\bwater|\bmilk|\bcaffeine|\balcohol"
+    r"|尿(?:量|蛋白|液)|出血|失血|盐(?!酸)|糖(?!尿|皮)|蔬菜|水果|牛奶|喝水|饮水|酒精"
+    r"|膀胱)[^.;。；]{0,20}$"
+)
+"""Before an amount that is none of a drug."""
 LARGE = frozenset({"l", "liter", "liters", "litre", "litres", "升", "dl", "分升", "fl", "μl", "ul"})
 """Volumes that are no doses."""
 BODY_WEIGHT = frozenset(
@@ -87,6 +95,7 @@ def affirms(pattern: re.Pattern[str], text: str) -> bool:
 def doses(text: str) -> list[Quantity]:
     """The different doses in `text`: amounts of a drug, alone, per body weight, area or time."""
     found: list[Quantity] = []
+    plain = simplified(text)
     for quantity in quantities(text):
         amounts = {name for name, power in quantity.dimension if power > 0}
         per = {name for name, power in quantity.dimension if power < 0}
@@ -94,7 +103,8 @@ def doses(text: str) -> list[Quantity]:
         is_drug = amounts <= DRUG or (amounts == {"volume"} and first not in LARGE)
         is_dose = amounts and is_drug and per <= DRUG_PER and first not in BODY_WEIGHT
         seen = any(q.start == quantity.start or q.agrees(quantity) for q in found)
-        if is_dose and not seen:
+        before = plain[max(0, quantity.start - 40) : quantity.start]
+        if is_dose and not seen and not NO_DRUG.search(before):
             found.append(quantity)
     return found
 
