@@ -17,7 +17,7 @@ from medgpt_ray.types import Conversation, Document, Message, Preference, Row
 PROBLEMS_SHOWN = 20
 HASH_BYTES = 16
 OPTIONS = re.compile(
-    r"options?|choices|op[a-h]|(?:option|choice|ending)_?(?:[a-h]|\d)|distractor_?\d?|endings|answers",
+    r"options?|choices|op[a-h]|(?:option|choice|ending)_?(?:[a-h]|\d)|endings",
     re.IGNORECASE,
 )
 """Columns with the options of a multiple-choice question; so are A, B, C, ..."""
@@ -128,6 +128,9 @@ def check_options(row: dict[str, Any], question: str, answer: Any) -> None:
     if isinstance(row.get("A"), str) and isinstance(row.get("B"), str):
         names += [name for name in row if name in tuple("ABCDEFGH")]
     answers = answer if isinstance(answer, list) else [answer]
+    texts = {_plain(text) for name in names for text in _texts_in(row[name])}
+    if texts and all(_plain(str(number_as_text(one))) in texts for one in answers):
+        return  # the text of an option
     if any(_LABEL.fullmatch(str(number_as_text(one))) for one in answers):
         check_shown(row, names, question, 'write the options there ("A. ...")', 1, share=0.5)
 

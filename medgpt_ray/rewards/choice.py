@@ -18,12 +18,15 @@ LETTERS = "ABCDEFGHIJ"
 WITHOUT_OPTIONS = LETTERS[:8]
 """I is left out: in a reply it is more often a word."""
 
+NEAR = 300
+"""Characters before and behind a cue that are looked at."""
 _AND = r"\)? ?(?:(?:[,、;&+/和与及]|以及|\band\b) ?){0,2}\(?"
 _OR = re.compile(r"[\s,)]*(?:\bor\b|或|还是|/)", re.IGNORECASE)
 _CUE = re.compile(
     r"\b(?:answers?|ans\b\.?|solution|choice)(?:\s+(?:is|are|would be|should be|option|choice)\b)*"
     r"|\b(?:correct|right|best) (?:option|choice|one)s?(?:\s+(?:is|are)\b)?"
-    r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence|actually|definitely|most likely)\b,?"
+    r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence|actually|no(?=,)|definitely"
+    r"|most likely)\b,?"
     r"|\b(?:it is|it's|it must be|must be|i think|i believe)\b|\bbut\b(?= \(?[A-J]\b)"
     r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|答(?=[:：])|(?:正确|最佳|最合适)(?:的)?(?:选项)?(?:是"
     r"|为)|我认为(?:是)?"
@@ -47,7 +50,10 @@ _EXCEPT = (
     r"(?:(?i:\b(?:all|everything|each)(?: of (?:the above|them))?,? (?:except|but)(?: for)? )"
     r"|(?<!排)除了?)\(?"
 )
-_ALL = re.compile(r"\ball of (?:the above|them)\b|以上(?:选项)?(?:都|全部|均|全)", re.IGNORECASE)
+_ALL = re.compile(
+    r"(?<!not )\ball of (?:the above|them)(?=[\s.!]*$| (?:is|are) )|以上(?:选项)?(?:都|全部|均)",
+    re.IGNORECASE,
+)
 
 
 def multiple_choice(
@@ -118,12 +124,12 @@ def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], f
     affirmed: set[frozenset[str]] = set()
     denied: set[str] = set()
     for cue in _CUE.finditer(reply):
-        rest = reply[cue.end() :]
+        rest = reply[cue.end() : cue.end() + NEAR]
         negation = re.match(rf"[\s:]*{_NOT}", rest, re.IGNORECASE)
         letters = _letters_at_start(rest[negation.end() if negation else 0 :], options)
         if letters is None:
             continue
-        if negation or _DENIED_CUE.search(reply[: cue.start()]):
+        if negation or _DENIED_CUE.search(reply[max(0, cue.start() - NEAR) : cue.start()]):
             denied |= letters
         else:
             affirmed.add(letters)
@@ -151,7 +157,8 @@ def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], f
         right |= set(options)
     if right:
         affirmed.add(frozenset(right))
-    return affirmed, frozenset(denied)
+    kept = {letters for letters in affirmed if not letters or letters - denied}
+    return kept, frozenset(denied)
 
 
 def _all_of(letters: str, one: str) -> frozenset[str]:
@@ -163,7 +170,7 @@ def _letters_at_start(text: str, options: dict[str, str]) -> frozenset[str] | No
     one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
     opening = r"[\s:(\[{\"'“】」\-–—是为]*(?:(?:option|choice|both|选项)\s*\(?)?"
     several = rf"{one}(?:{_AND}{one}(?![a-z'])){{0,9}}"
-    found = re.match(rf"{opening}(?P<set>{several})(?![A-Za-z0-9'])", text)
+    found = re.match(rf"{opening}(?P<set>{several})(?![A-Za-z0-9']|-[a-z])", text)
     if found is None:
         small = re.match(rf"{opening}(?P<set>{one})(?:\)|[\s\].}}\"'”]*$)", text, re.IGNORECASE)
         return frozenset(small["set"].upper()) if small else None

@@ -5,7 +5,8 @@ import re
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|rm|operatorname)\s*\{([^{}]*)\}"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]{0,200})\}\s*\{([^{}]{0,200})\}")
+_HALF = re.compile(r"\((\d{1,9})\)/\((\d{1,9})\)")
 _SYMBOLS = {
     r"\times": "×",
     r"\cdot": "×",
@@ -35,5 +36,5 @@ _SYMBOL = re.compile("|".join(re.escape(name) for name in sorted(_SYMBOLS, key=l
 
 def without_latex(text: str) -> str:
     r""" "\(500\,\text{mg}\)" as " 500 mg "; "\boxed{" and what else it does not know stays."""
-    text = _FRACTION.sub(r"(\1)/(\2)", _WRAPPED.sub(r"\1", text))
+    text = _HALF.sub(r"\1/\2", _FRACTION.sub(r"(\1)/(\2)", _WRAPPED.sub(r"\1", text)))
     return _SYMBOL.sub(lambda match: _SYMBOLS[match.group()], text)

@@ -103,6 +103,7 @@ class Mention:
     name: str
     sentence: str
     segment: str
+    """At most `REACH` characters of it on either side."""
     denied: bool
     supposed: bool
     """Under a condition: "call an ambulance if it gets worse"."""
@@ -155,7 +156,8 @@ def find(pattern: re.Pattern[str], text: str) -> Iterator[Mention]:
             denied = carries or _denies(before, after)
             if _DENIES_WHAT_FOLLOWS.search(match.group()):
                 denied = match.end() > end
-            yield Mention(match.group(), sentence, sentence[start:end].strip(), denied, supposed)
+            near = sentence[max(start, match.start() - REACH) : min(end, match.end() + REACH)]
+            yield Mention(match.group(), sentence, near.strip(), denied, supposed)
 
 
 def _segments(sentence: str) -> list[tuple[int, int]]:

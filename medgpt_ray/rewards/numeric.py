@@ -30,7 +30,7 @@ _DENIED_AFTER = re.compile(
 )
 _BOUND = re.compile(
     r"(?:[<>≤≥]|\b(?:more|less|greater|fewer|lower|higher) than|\bat (?:least|most)|\bup to"
-    r"|\bexceed\w*|\babove"
+    r"|\bexceed\w*"
     r"|\bbelow|\bunder|\bover|超过|少于|多于|大于|小于|至少|至多|最多|不足|高达)[\s*]*$",
     re.IGNORECASE,
 )

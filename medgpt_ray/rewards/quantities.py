@@ -140,8 +140,8 @@ _SPELLINGS = (
     (re.compile(r"\binternational units?\b"), "iu"),
     (re.compile(r"(?<=\d) (?:million)(?= (?:iu|u|units?)\b)"), "e6"),
 )
-_LIST_MARK = re.compile(r"(?m)^\s*\d{1,2}[.)、](?!\d)")
-_VULGAR = re.compile(r"(\d*)\s?([¼-¾⅐-⅞])")
+_LIST_MARK = re.compile(r"(?m)^[^\S\n]*\d{1,2}[.)、](?!\d)")
+_VULGAR = re.compile(r"(?<!\d)(\d{0,4}) ?([¼-¾⅐-⅞])")
 _COMMA = re.compile(rf"(?<![\d.,])(?:(\d{{1,4}}),(\d{{1,2}})|(0),(\d{{3,6}}))(?=\s?(?:{_UNIT}))")
 """The decimal comma of "0,5 mg": of other languages, and ten times the dose if it is not seen."""
 _SPACED = re.compile(r"(?<![\d.,])(\d{1,3})((?: 000)+)(?![\d.,])")

@@ -493,7 +493,11 @@ def test_of_several_formats_the_stage_takes_its_own(
     ("record", "columns", "name"),
     [
         (
-            {"Question": "Which dose?", "Response": "5 mg.", "Complex_CoT": "Hm."},
+            {
+                "Question": "Which dose?",
+                "Response": "5 mg.",
+                "Complex_CoT": "Let me see what is asked.",
+            },
             {"question": "Question", "answer": "Response", "unused": "Complex_CoT"},
             "qa",
         ),
@@ -609,10 +613,16 @@ def test_a_stage_that_refuses_a_kind_names_the_way_out() -> None:
 @pytest.mark.parametrize(
     ("record", "columns"),
     [
-        ({"Question": "Q", "Response": "A", "Complex_CoT": "Hm."}, {"question": "Question"}),
-        ({"instruction": "Q", "output": "A", "think": "Hm."}, {}),
-        ({"prompt": "Q", "completion": " A", "reasoning": "Hm."}, {}),
-        ({"instruction": "Q", "output": "A", "thoughts": "Hm."}, {"thoughts": "thoughts"}),
+        (
+            {"Question": "Q", "Response": "A", "Complex_CoT": "Let me see what is asked."},
+            {"question": "Question"},
+        ),
+        ({"instruction": "Q", "output": "A", "think": "Let me see what is asked."}, {}),
+        ({"prompt": "Q", "completion": " A", "reasoning": "Let me see what is asked."}, {}),
+        (
+            {"instruction": "Q", "output": "A", "thoughts": "Let me see what is asked."},
+            {"thoughts": "thoughts"},
+        ),
     ],
 )
 def test_thoughts_are_learned_where_their_column_is_named(
@@ -622,10 +632,14 @@ def test_thoughts_are_learned_where_their_column_is_named(
     own = columns | ({"answer": "Response"} if "Response" in record else {})
     format = detect(record, "sft", own)
     if name != "thoughts":
-        with pytest.raises(BadRow, match=f"^{name}: is not read: put it into the answer, or name"):
+        with pytest.raises(
+            BadRow, match=f"^{name}: is not read, and .*: put it into the answer, or name"
+        ):
             parse(record, Reading(format, own))
     conversation = parse(record, Reading(format, own | {"thoughts": name}))
-    assert conversation.messages[-1]["content"] == "<think>\nHm.\n</think>\n\nA"
+    assert (
+        conversation.messages[-1]["content"] == "<think>\nLet me see what is asked.\n</think>\n\nA"
+    )
     if name != "thoughts":
         conversation = parse(record, Reading(format, own | {"unused": name}))
         assert conversation.messages[-1]["content"] == "A"
@@ -715,7 +729,14 @@ def test_options_that_only_columns_hold_are_refused(answer: str, names: tuple[st
             {"instruction": "Answer it.", "question": "Is metformin safe?", "output": "No."},
             "question",
         ),
-        ({"instruction": "Answer it.", "note": "A note of the ward.", "output": "No."}, "note"),
+        (
+            {
+                "instruction": "Answer it.",
+                "note": "A note of the ward about a man of 45 with pain since yesterday.",
+                "output": "No.",
+            },
+            "note",
+        ),
         ({"prompt": "应如何处理？", "input": "男45岁胸痛", "response": "立即做心电图。"}, "input"),
     ],
 )

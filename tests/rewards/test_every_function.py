@@ -80,6 +80,10 @@ LONG = [
     "a" * 5_000,
     "我" * 5_000,
     "<answer>" + "x\n" * 5_000,
+    *(
+        piece * (20_000 // len(piece))
+        for piece in ("1", "555", "1/", "\n", "penicillin ", "A, s, 所以,")
+    ),
 ]
 
 

@@ -10,10 +10,9 @@ from medgpt_ray.data.formats import conversations as talk
 from medgpt_ray.data.formats import preferences as pairs
 from medgpt_ray.data.formats.columns import (
     MEDIA,
-    THOUGHTS,
     TOLD_APART,
-    UNUSED,
     Object,
+    check_thoughts,
     given,
     refused,
     refused_turns,
@@ -331,10 +330,8 @@ def _check_unread(record: Object, kind: type[Row]) -> None:
     if kind is not Document:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
         refused_turns(record, "functions", "is not read: rename it to tools")
-        thoughts = [name for name in record if name.lower() in THOUGHTS]
-        read = {"thoughts"} if kind is Conversation and not _TURNS & record.keys() else set()
-        fix = f"put it into the answer, or name it with columns: thoughts; {UNUSED}"
-        refused(record, [name for name in thoughts if name not in read], f"is not read: {fix}")
+    if kind in (Conversation, Labelled):
+        check_thoughts(record, kind is Conversation and not _TURNS & record.keys())
     for name in ("label", "kto_tag") if kind is Conversation else ():
         if isinstance(record.get(name), bool):
             raise BadRow(name, TOLD_APART)

@@ -20,16 +20,20 @@ from medgpt_ray.types import Message
 Object = dict[str, Any]
 ASKED = (
     *("context", "contexts", "passage", "passages", "input", "inputs", "instruction", "query"),
-    *("question", "problem", "document", "documents", "article", "note", "notes", "report"),
-    *("abstract", "background", "knowledge", "case", "patient", "text"),
+    *("question", "problem"),
 )
 """Columns with a part of the question, in whatever case."""
+TOLD = (
+    *("document", "documents", "article", "note", "notes", "report", "abstract", "background"),
+    *("knowledge", "case", "patient", "text"),
+)
+"""Columns that may be one, or a remark on the row."""
 THOUGHTS = (
     *("thoughts", "thought", "thinking", "think", "reasoning", "reasoning_content", "rationale"),
     *("cot", "complex_cot", "chain_of_thought"),
 )
 """Columns with what is thought before the answer, in whatever case; `thoughts` is read."""
-PASSAGE_CHARACTERS = 12
+PASSAGE_CHARACTERS, TOLD_CHARACTERS = 12, 60
 """What is shorter is a remark on the row."""
 UNUSED = "or say that it is not needed with columns, our name `unused` first"
 ANSWERED = ("answer", "答", "output", "completion", "response", "chosen", "response_chosen")
@@ -86,10 +90,25 @@ def check_asked(record: Object, prompt: Sequence[Turn]) -> None:
     names = [name for name in record if name.lower() in ASKED]
     if "prompt" in record or "question" in record:  # beside these a query is one of a data base
         names = [name for name in names if name.lower() != "query"]
-    last = prompt[-1].message["content"].strip()
-    if last in str(record.get("text")):  # Alpaca's own files have the whole row in it again
-        names = [name for name in names if name != "text"]
-    check_shown(record, names, question, f"write it there, {UNUSED}", PASSAGE_CHARACTERS)
+    fix = f"write it there, {UNUSED}"
+    check_shown(record, names, question, fix, PASSAGE_CHARACTERS)
+    told = [name for name in record if name.lower() in TOLD]
+    parts = prompt[-1].message["content"].strip().split("\n\n")
+    if any(part in str(record.get("text")) for part in parts):  # as Alpaca's files repeat the row
+        told.remove("text")
+    check_shown(record, told, question, fix, TOLD_CHARACTERS)
+
+
+def check_thoughts(record: Object, read: bool) -> None:
+    """Raises for thoughts in a column of their own that is not `read` and that nothing of the row
+    repeats."""
+    for name in record:
+        if name.lower() not in THOUGHTS or (read and name == "thoughts"):
+            continue
+        rest = str({other: value for other, value in record.items() if other != name})
+        fix = f"put it into the answer, or name it with columns: thoughts; {UNUSED}"
+        if isinstance(record[name], str | list):
+            check_shown(record, [name], rest, fix, PASSAGE_CHARACTERS)
 
 
 def check_chosen(record: Object, turns: Sequence[Turn]) -> None:
