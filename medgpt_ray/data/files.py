@@ -39,10 +39,15 @@ ARCHIVES = (".xz", ".bz2", ".lz4", ".zip")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 KNOWN = ".json, .jsonl (or .ndjson), .txt (each also with .gz or .zst) and .parquet"
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
-SPLITS = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
+SPLITS = re.compile(
+    r"(?:^|.*[-_.])(?P<split>train(?:ing)?|test|validation|valid|val|dev|eval(?:uation)?)"
+    r"(?:[-_.]?(?:set|split|data|\d+(?:[-_]of[-_]\d+)?))*(?:\.[a-z.]+)?",
+    re.IGNORECASE,
+)
+"""Names of files and folders of one split: train.jsonl, medqa_test.json, train-00000-of-00001."""
 NO_DATA = re.compile(
-    r"(?:readme|licen[cs]e|notice|changelog|requirements|citation)\b.*"
-    r"|(?:dataset_infos?|dataset_dict|state|metadata)\.json",
+    r"(?:readme|licen[cs]e|notice|changelog|requirements|citation)(?:\.txt)?"
+    r"|(?:dataset_infos?|dataset_dict)\.json",
     re.IGNORECASE,
 )
 """Names of files that stand beside data in a folder and hold none."""
@@ -156,9 +161,10 @@ def one_split(path: str, files: Iterable[DataFile]) -> None:
     found: dict[str, str] = {}
     for file in files:
         parts = Path(os.path.relpath(file.path, os.path.expanduser(path).partition("*")[0])).parts
-        for part in parts or ():
-            if split := SPLITS.match(part):
-                found.setdefault(split[1].lower(), file.path)
+        named = (SPLITS.fullmatch(part) for part in parts)
+        if split := next((match["split"] for match in named if match), None):
+            kind = "train" if split.lower().startswith("train") else split.lower()
+            found.setdefault(kind, file.path)
     if "train" in found and len(found) > 1:
         shown = ", ".join(f"{split} ({example})" for split, example in found.items())
         raise DataError(

@@ -29,6 +29,7 @@ _NO_NAME = (
     r"|Does|Will|In|On|At|If|And|But|For|Since|After|Male|Female|Man|Woman|Boy|Girl|Adult|Elderly"
     r"|Alert|Stable|Denies|Reports|States|Presents|Presented|Admitted|Complains|Has|Had|Was|Known"
     r"|Unknown|Anonymous|Age|Aged|Google|Scholl|Pepper|Who|Atkins|Sebi|Oz|Bean|Clean|Martens"
+    r"|Breast|Lung|Diabetes|Hypertension|Asthma|Cancer|Aspirin|Atrial|Acute|Chronic"
     r"|Patients?|Doctor|Nurse|Mum|Mom|Dad|Type|Stage|Grade|Group|Ward|Day|Week|HIV|COVID)\b)"
 )
 _NAMED = rf"{_NO_NAME}{_NAME}"
@@ -58,7 +59,8 @@ _NO_HAN_NAME = (
     r"|内|天|色)|胡(?:话|言)|严重|苏醒"
     r"|金(?:葡|黄|属)|于(?:今|昨|是|\d)|史(?:女|：)|江南|石膏|谢谢|马上|许多|任何|曾经|方便|万一"
     r"|顾问|周[末围身一二三四五六日]|夏天"
-    r"|陈旧|雷诺|孟鲁|田间|张力|方案|余下|范围|程度|武汉|汤药|戴|温[度热]|毛[囊细]|钱|尹|段时"
+    r"|陈旧|雷诺|孟鲁|田间|张力|左[侧手腿胸肩眼耳]|主任|方案|余下|范围|程度|武汉|汤药|戴|温[度热]"
+    r"|毛[囊细]|钱|尹|段时"
     r"|石[头灰]|易[感怒]|常[见规年]|全|水[肿痘]|明[显天确]"
     r"|申请|何[时种处]|向[右左上下医]|时[常有]|皮[疹肤]|安[静全]|平[时卧素]|于|成[人年]|路[过上])"
 )
@@ -123,8 +125,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         r"|编号)?[:：为是 ]{0,3})[A-Z]{0,2}\d[\d-]{3,19}[Xx]?",
     ),
     "record": (
-        rf"(?i:(?P<keep>\b(?:mrn|medical record|patient id|nhs|hospital|chart|patient|case|record"
-        rf"|accession|member|policy|medicare|medicaid|insurance|subscriber)(?<=mrn){_NUMBER}))"
+        rf"(?i:(?P<keep>\b(?:mrn|medical record|patient id|insurance id){_NUMBER}))"
         rf"(?=[^\n,;]{{0,8}}\d){_CODE}",
         rf"(?i:(?P<keep>\b(?:medical record|patient|nhs|hospital|chart|case|record|accession|member"
         rf"|policy|medicare|medicaid|insurance|subscriber|group)"
@@ -139,8 +140,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?i:(?P<keep>\b(?:card|account|visa|mastercard)\b[^\d\n]{{0,12}}|(?:卡号|账号"
         rf"|银行卡)[^\d\n]{{0,4}}))"
         rf"\d{{4}}(?:[ -]?\d{{2,4}}){{2,4}}{_END}",
-        rf"{_DIGIT}\d{{4}}([ -])\d{{4}}\1\d{{4}}\1\d{{1,7}}{_END}(?! ?(?:copies|cfu|iu|拷贝))",
-        rf"{_DIGIT}(?:\d{{16}}|3[47]\d{{13}}){_END}(?! ?(?:copies|cfu|iu|拷贝))",
+        rf"{_DIGIT}\d{{4}}([ -])\d{{4}}\1\d{{4}}\1\d{{1,7}}(?:\1\d{{1,4}})?{_END}(?! ?(?:copies"
+        rf"|cfu|iu|拷贝))",
+        rf"{_DIGIT}(?:\d{{16,19}}|3[47]\d{{13}}){_END}(?! ?(?:copies|cfu|iu|拷贝))",
     ),
     "phone": (
         rf"{_DIGIT}(?:\+?86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_END}(?! ?(?:copies|cfu|iu|拷贝))",
@@ -192,7 +194,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"|奶奶)){_HAN_NAME}{_HAN_AFTER}",
         rf"(?P<keep>(?:^|[，。；\n])我是){_NO_HAN_NAME}{_SURNAME}{_HAN}{{1,2}}(?=[，。,；;（( \n]"
         rf"|$)",
-        rf"(?<![由对关处等基属位其])(?<![谢]){_NO_HAN_NAME}{_SURNAME}{_HAN}{{0,2}}?(?={_HAN_TITLES})",
+        rf"(?<![由对关处等基属位其])(?<![谢主副]){_NO_HAN_NAME}{_SURNAME}{_HAN}{{0,2}}?(?={_HAN_TITLES})",
         rf"(?P<keep>敬礼\s{{1,3}}){_HAN_NAME}(?=\s*(?:$|\n))",
         rf"(?P<keep>(?:爸爸?|妈妈?|儿子|女儿|老婆|老公|父亲|母亲|丈夫|妻子|爷爷"
         rf"|奶奶)[（(，])({_HAN_NAME})(?=[，,）)])",
@@ -206,13 +208,13 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         r"\b\d{1,5} [a-z]{3,12} (?:street|avenue|road|lane)\b",
         rf"\b(?i:p\.? ?o\.? box) \d+(?:{_TOWN},? {_POSTCODE})?",
         r"(?P<keep>\b(?i:(?:home |postal |mailing )?address"
-        r"|adresse)(?: is)?[:：]? )[^\n;]{5,80}?(?=[.;\n]|$)",
+        r"|adresse)(?: is|[:：]) )[^\n;]{5,80}?(?=[.;\n]|$)",
         rf"(?P<keep>\b(?i:post ?code|zip(?: code)?)(?: is)?:? ){_POSTCODE}",
-        r"\b[A-ZÄÖÜ][\w-]*(?:straße|strasse|weg|platz|allee"
+        r"\b[A-ZÄÖÜ]\w{0,30}(?:-\w{1,30})?(?:straße|strasse|weg|platz|allee"
         r"|gasse) \d+[a-z]?(?:, \d{5} [A-ZÄÖÜ][\w-]+)?",
         r"\b\d{1,4},? (?:rue|avenue|boulevard|place) (?:de |du |des |la "
         r"|le )*[A-ZÀ-Þ][\w-]+(?:, (?:\d{5} )?[A-ZÀ-Þ][\w-]+)?",
-        r"(?P<keep>(?:家住|住址|地址|住在|籍贯|寄到|寄往|邮寄到|我住"
+        r"(?P<keep>(?:家住|住址|地址|住在|籍贯|寄到|寄往|邮寄到|我住(?!院|的|了|过)"
         r"|家在)[:：为是 ]{0,3})[^，。；,;\n]{4,40}?(?=  |[，。；,;\n]|$)",
         rf"{_HAN}{{2,8}}(?:省|自治区)?{_HAN}{{0,8}}市{_HAN}{{1,6}}[区县](?:{_HAN}|\d"
         rf"|[A-Za-z-]){{2,25}}?\d+(?:号|弄|栋|幢|室|单元)?(?:{_HAN}{{0,8}}\d+(?:号|栋|幢|室|单元"

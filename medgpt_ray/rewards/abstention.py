@@ -36,7 +36,11 @@ def answer_or_abstain(
     abstains = ABSTAINS.search(mentions.plain(reply)) is not None
     if _is_answerable(row):
         own = arguments or {}
-        answer = _before_abstaining(reply) if abstains else completion
+        answer = completion
+        if abstains:
+            answer = _before_abstaining(reply)
+            if answer and (tag := own.get("within")):
+                answer = f"<{tag}>{answer}</{tag}>"
         return float(resolve(correctness, own)(prompt, answer, row, **own)) if answer else 0.0
     return float(abstains and len(tokens(reply)) <= longest and not _guesses(reply, prompt))
 

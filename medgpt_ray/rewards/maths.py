@@ -16,7 +16,7 @@ DEEPEST = 8
 _OPENING, _CLOSING = "([{", ")]}"
 
 _ANSWER = re.compile(r"(?:\banswers?\b(?:\s+(?:is|are)\b)?|答案(?:是|为)?)\s*[:：]?", re.IGNORECASE)
-_NOT_THAT = re.compile(r",\s*(?:and )?not\b.*|[,，]?而?不是.*")
+_NOT_THAT = re.compile(r"[,(（]\s*(?:and |which is |that is )?not\b.*|[,，(（]?而?不是.*")
 _DENIED = re.compile(
     r"^\s*(?:not|never|cannot|不是)\b|\b(?:not|n't|wrong|incorrect|doubt)\b|错误", re.IGNORECASE
 )

@@ -92,6 +92,7 @@ _BETWEEN = " ,，:：()（）"
 _ENDED = re.compile(r"没(?!有)")
 """A cue that denies one verb and no list: 抽了十分钟还没停，口吐白沫."""
 
+_EMPHASIS = re.compile(r"(?<![\w)])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w(])")
 REACH = 200
 """Characters before and after a name in which a cue can deny it."""
 
@@ -104,17 +105,24 @@ class Mention:
     sentence: str
     segment: str
     """At most `REACH` characters of it on either side."""
+    behind: str
+    """What follows in the sentence, at most `REACH` characters; so of `ahead` what comes before."""
+    ahead: str
     denied: bool
     supposed: bool
     """Under a condition: "call an ambulance if it gets worse"."""
 
 
+def without_accents(text: str) -> str:
+    """Full-width forms made plain, Sjögren as Sjogren; ≠ stays."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return unicodedata.normalize("NFKC", re.sub("[\u0300-\u0337\u0339-\u036f]", "", decomposed))
+
+
 def plain(text: str) -> str:
     """Case-folded, without emphasis and accents; full-width forms, quotes and spaces made plain,
     "can't" as "can not"."""
-    bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
-    folded = unicodedata.normalize("NFKC", bare).casefold().replace("\u2019", "'")
-    folded = re.sub(r"\*{1,3}(?=\S)|(?<=\S)\*{1,3}", "", folded)  # emphasis in Markdown
+    folded = _EMPHASIS.sub("", without_accents(text).casefold().replace("\u2019", "'"))
     folded = re.sub(r"[^\S\n]+", " ", folded)
     return (
         folded.replace("won't", "will not")
@@ -157,7 +165,8 @@ def find(pattern: re.Pattern[str], text: str) -> Iterator[Mention]:
             if _DENIES_WHAT_FOLLOWS.search(match.group()):
                 denied = match.end() > end
             near = sentence[max(start, match.start() - REACH) : min(end, match.end() + REACH)]
-            yield Mention(match.group(), sentence, near.strip(), denied, supposed)
+            rest = sentence[match.end() : match.end() + REACH]
+            yield Mention(match.group(), sentence, near.strip(), rest, before, denied, supposed)
 
 
 def _segments(sentence: str) -> list[tuple[int, int]]:

@@ -30,10 +30,10 @@ _DENIED_AFTER = re.compile(
 )
 _BOUND = re.compile(
     r"(?:[<>≤≥]|\b(?:more|less|greater|fewer|lower|higher) than|\bat (?:least|most)|\bup to"
-    r"|\bexceed\w*"
-    r"|\bbelow|\bunder|\bover|超过|少于|多于|大于|小于|至少|至多|最多|不足|高达)[\s*]*$",
+    r"|\bexceed\w*|超过|少于|多于|大于|小于|至少|至多|最多|不足|高达)[\s*]*$",
     re.IGNORECASE,
 )
+_BOUNDS = re.compile(_BOUND.pattern.removesuffix(r"[\s*]*$"), re.IGNORECASE)
 _ASIDE = re.compile(
     r"\b(?:maximum|max|minimum|limit|normal|reference|weigh\w*)\b|最大|最高|最低|上限|极量|正常"
     r"|参考|体重",
@@ -65,9 +65,8 @@ def numeric_match(
     """
     tolerance = columns.number(row, "tolerance", tolerance)
     reply = answer_part(completion, within)
-    return max(
-        _score(reply, _gold(row, gold), tolerance, unit) for gold in columns.texts(row, "answer")
-    )
+    golds = columns.texts(row, "answer")
+    return max(_score(reply, gold, _gold(row, gold), tolerance, unit) for gold in golds)
 
 
 def _gold(row: dict[str, Any], text: str) -> list[Quantity]:
@@ -77,8 +76,11 @@ def _gold(row: dict[str, Any], text: str) -> list[Quantity]:
     return found
 
 
-def _score(reply: str, readings: list[Quantity], tolerance: float, unit: str) -> float:
-    """1.0 when, for one reading of the gold, every number offered in its place agrees with it."""
+def _score(reply: str, text: str, readings: list[Quantity], tolerance: float, unit: str) -> float:
+    """1.0 when, for one reading of the gold `text`, every number offered in its place agrees with
+    it. A gold that is a bound itself ("<7%") is met by a bound or by its number alone."""
+    if _BOUND.search(simplified(text)[: readings[0].start]):
+        reply = _BOUNDS.sub(" ", reply)
     plain = _OUT_OF.sub("", _BOXED.sub(r"\\boxed \1 ", without_latex(reply)))
     start, *answers = _ANSWER.split(plain)
     for gold in readings:

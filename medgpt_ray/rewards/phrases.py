@@ -57,17 +57,26 @@ MANNER = re.compile(
 )
 """A denial of how, when or how much a drug is taken, and not of the drug."""
 
+_REST = r"(?=\s*(?:$|[.,;!，。；！]))"
 AVOIDED = re.compile(
-    r"(?:\b(?:should|must|is|are|to)\b(?:(?!\bnot\b)[^.;]){0,20}\b(?:avoided|stopped|discontinued"
-    r"|withheld|contraindicated"
-    r"|not (?:be )?(?:used|taken|given|recommended))|[:：]\s*(?:avoid|contraindicated|do not|禁用"
-    r"|避免|慎用|忌用)"
-    r"|\b(?:avoid|do not (?:use|take)) (?:it|them)\b|which you should avoid|请?不要(?:使用|服用"
-    r"|用)|请勿"
-    r"|应(?:当|该)?(?:避免|停用|禁用)|避免使用|不(?:宜|应|能|可|建议|推荐)(?:再)?(?:使用|服用|用)"
-    r"|禁用|忌用)"
+    r"(?:^|,|\band|\bso|\bwhich|\bit|\bthey|\btherefore|\bthus)\s*(?:should|must|is|are|(?:is"
+    r"|are) to)"
+    r"(?: (?!not\b)\w+){0,2} (?:avoided|stopped|discontinued|withheld|contraindicated"
+    r"|not (?:be )?(?:used|taken|given|recommended))\b(?! (?:after|before|with|if|while|on|more))"
+    rf"|\b(?:should|must) (?:therefore |thus |generally )?be (?:avoided|stopped"
+    rf"|discontinued){_REST}"
+    rf"|[:：]\s*(?:avoid|contraindicated|do not (?:take|use)|禁用|避免|慎用|忌用){_REST}"
+    r"|\b(?:avoid|do not (?:use|take)) (?:it|them)\b(?! (?:with|on|before|after|more))"
+    r"|which you should avoid"
+    rf"|(?:请?不要|不(?:宜|应|能|可|建议|推荐)(?:再)?|应(?:当|该)?避免|避免)(?:使用|服用|用){_REST}"
+    rf"|(?:请勿(?:使用|服用)?|应(?:当|该)?(?:避免|停用|禁用)|禁用|忌用){_REST}"
 )
 """That a drug named earlier in the sentence is not to be had."""
+ORDERED = re.compile(
+    r"\b(?:take|taking|use|using|give|giving|try|start|continue|recommend\w*)\s+(?:\w+ )?$"
+    r"|(?:建议|推荐|可以?|继续)?(?:服用|使用|口服|吃)$|(?:建议|推荐)$"
+)
+"""Before a drug that is to be had, whatever else is not."""
 
 NO_ADVICE = re.compile(
     r"^(?:if|unless|in case|when|since|as)\b|\b(?:before|whether|ask|asked|mentioned)\b"

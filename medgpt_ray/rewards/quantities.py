@@ -108,28 +108,19 @@ _RANGE = re.compile(r"\s?(?:-|–|—|~|to|至|到)\s?")
 _DAILY_AFTER = re.compile(r"\s?(?:once )?(?:daily|a day|each day|every day)\b")
 _DAILY_BEFORE = re.compile(r"(?:每天|每日|一天)[^\d,，。;；]{0,6}$")
 _IN_WORDS = re.compile(
-    r"\b(?P<word>half|one|two|three|four|five|six|eight|ten)(?P<half> and a half)?"
+    r"(?<!and )(?<!twenty )(?<!thirty )(?<!forty )(?<!fifty )(?<!hundred )\b(?P<word>half|one|two"
+    r"|three|four|five|six|eight|ten)(?P<half> and a half)?"
     r"(?: (?:an?|of an?))? (?=(?:tablet|capsule|pill|puff|drop|spray|teaspoon|tablespoon|sachet"
     r"|patch"
     r"|ampoule|vial|suppositor|unit)(?:s|es|ies|fuls?)?\b)"
-    r"|(?P<han>[半一二两三四五六八十])(?=(?:片|粒|颗|丸|滴|喷|揿|支|袋|包|枚|贴|毫克|毫升|茶匙"
+    r"|(?<![零一二两三四五六七八九十百千第之])(?P<han>半|[一二两三四五六七八九十百千零]{1,7})(?=(?:片|粒|颗|丸|滴"
+    r"|喷|揿|支(?!持|气)|袋|包(?!括|含)|枚|贴|毫克|毫升|茶匙"
     r"|汤匙))"
 )
-_WORDS = {
-    word: str(value)
-    for value, words in (
-        (0.5, "half 半"),
-        (1, "one 一"),
-        (2, "two 二 两"),
-        (3, "three 三"),
-        (4, "four 四"),
-        (5, "five 五"),
-        (6, "six 六"),
-        (8, "eight 八"),
-        (10, "ten 十"),
-    )
-    for word in words.split()
-}
+_WORDS = {"half": 0.5, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+_WORDS |= {"eight": 8, "ten": 10}
+_HAN_DIGITS = "零一二三四五六七八九"
+_HAN_UNITS = {"十": 10, "百": 100, "千": 1000}
 _SPELLINGS = (
     (re.compile(r"\bmm hg\b"), "mmhg"),
     (re.compile(r"(?<=\d)\s?(?:degrees? |° )(?=[cf](?:elsius|ahrenheit)?\b)"), " °"),
@@ -215,8 +206,23 @@ def simplified(text: str) -> str:
 
 def _in_digits(match: re.Match[str]) -> str:
     """ "one and a half tablets" as "1.5 tablets"."""
-    number = float(_WORDS[match["word"] or match["han"]]) + (0.5 if match["half"] else 0.0)
-    return f"{number:g} "
+    if match["han"]:
+        return f"{_han_number(match['han']):g} "
+    return f"{_WORDS[match['word']] + (0.5 if match['half'] else 0.0):g} "
+
+
+def _han_number(text: str) -> float:
+    """二百五十 is 250."""
+    if text == "半":
+        return 0.5
+    total = digit = 0
+    for character in text:
+        if character in _HAN_UNITS:
+            total += (digit or 1) * _HAN_UNITS[character]
+            digit = 0
+        else:
+            digit = _HAN_DIGITS.index(character) if character != "两" else 2
+    return float(total + digit)
 
 
 def _quantity(match: re.Match[str]) -> Quantity:

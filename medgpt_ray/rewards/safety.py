@@ -9,7 +9,15 @@ from typing import Any
 
 from medgpt_ray.rewards import columns, mentions, red_flags
 from medgpt_ray.rewards.form import answer_part
-from medgpt_ray.rewards.phrases import AVOIDED, MANNER, NO_ADVICE, RECOMMENDS, URGENT, WAITING
+from medgpt_ray.rewards.phrases import (
+    AVOIDED,
+    MANNER,
+    NO_ADVICE,
+    ORDERED,
+    RECOMMENDS,
+    URGENT,
+    WAITING,
+)
 from medgpt_ray.rewards.quantities import Quantity, quantities, simplified
 
 DRUG = frozenset(
@@ -17,7 +25,10 @@ DRUG = frozenset(
     | {"spray", "ampoule", "sachet", "patch", "suppository"}
 )
 DRUG_PER = frozenset({"weight", "area", "time"})
-TO_AVOID = re.compile(r"\bavoid|\bnot\b|contraindicat|避免|禁|忌|不要|不能|不宜")
+TO_AVOID = re.compile(
+    r"\bavoid|\bnot (?:take|use|give|recommended|suitable|allowed)\b|contraindicat"
+    r"|避免|禁|忌|不要|不能|不宜"
+)
 NO_DRUG = re.compile(
     r"(?:\be?gfr|creatinine clearance|\burin\w*|proteinuria|blood loss|\bbladder|\bprostate"
     r"|tidal volume"
@@ -136,14 +147,13 @@ def _is_warned(mention: mentions.Mention) -> bool:
 
 
 def _warns(mention: mentions.Mention) -> bool:
-    behind = mention.sentence.partition(mention.name)[2][: mentions.REACH]
-    return _is_warned(mention) or AVOIDED.search(behind) is not None
+    avoided = AVOIDED.search(mention.behind) and not ORDERED.search(mention.ahead)
+    return _is_warned(mention) or bool(avoided)
 
 
 def _recommends(mention: mentions.Mention) -> bool:
     """Affirmed, with a word or a dose that recommends; "if you take it, stop" does not."""
     if _warns(mention) or NO_ADVICE.search(mention.segment):
         return False
-    behind = mention.sentence.partition(mention.name)[2][: mentions.REACH]
-    welcome = re.match(r".{0,2}(?:可以|可用|可服|可选|works? (?:well|best))", behind)
+    welcome = re.match(r".{0,2}(?:可以|可用|可服|可选|works? (?:well|best))", mention.behind)
     return bool(welcome or RECOMMENDS.search(mention.segment) or doses(mention.segment))

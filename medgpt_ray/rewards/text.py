@@ -8,7 +8,6 @@ tokens however they are spaced, every CJK character is a token, full-width forms
 """
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -37,8 +36,7 @@ def tokens(text: str) -> list[str]:
     Text that holds nothing else ("A", "+") is kept as it is, so that it can be a gold answer. So is
     a sign that carries the meaning: of "HER2+", "Rh-", "<5" and "≥140".
     """
-    bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))  # Sjögren: Sjogren
-    folded = unicodedata.normalize("NFKC", bare).casefold().replace("\u2212", "-").strip()
+    folded = mentions.without_accents(text).casefold().replace("\u2212", "-").strip()
     found = _TOKEN.findall(_THOUSANDS.sub("", folded))
     return [token for token in found if token not in ARTICLES] or found or folded.split()
 

@@ -632,9 +632,7 @@ def test_thoughts_are_learned_where_their_column_is_named(
     own = columns | ({"answer": "Response"} if "Response" in record else {})
     format = detect(record, "sft", own)
     if name != "thoughts":
-        with pytest.raises(
-            BadRow, match=f"^{name}: is not read, and .*: put it into the answer, or name"
-        ):
+        with pytest.raises(BadRow, match=f"^{name}: is not read: put it into the answer, or"):
             parse(record, Reading(format, own))
     conversation = parse(record, Reading(format, own | {"thoughts": name}))
     assert (
@@ -749,3 +747,14 @@ def test_the_whole_row_again_in_a_column_text_is_let_be() -> None:
     row = {"instruction": "Name a fever drug.", "output": "Paracetamol."}
     row["text"] = "### Instruction:\nName a fever drug.\n\n### Response:\nParacetamol."
     assert parse(row, "alpaca").messages[0]["content"] == "Name a fever drug."
+
+
+def test_thoughts_that_the_answer_holds_are_not_missed() -> None:
+    thoughts = "It hurts,\nso it may be gout."
+    row = {"question": "Why?\n\n\n\nTell.", "answer": f"<think>\n{thoughts}\n</think>\n\nGout."}
+    assert parse(row | {"reasoning": thoughts}, "qa").messages[1]["content"] == row["answer"]
+    with pytest.raises(BadRow, match=r"^reasoning: given together with <think>"):
+        parse(row | {"reasoning": thoughts}, Reading("qa", {"thoughts": "reasoning"}))
+    asked = {"question": "A man has chest pain.", "answer": "Infarction."}
+    with pytest.raises(BadRow, match=r"^reasoning: is not read"):
+        parse(asked | {"reasoning": "A man has chest pain.\nHe smokes, so it is one."}, "qa")

@@ -77,3 +77,25 @@ def test_a_folder_with_several_splits_is_not_mixed(tmp_path: Path) -> None:
     for name in ("trainees.jsonl", "testosterone.jsonl"):  # words that only begin so
         (tmp_path / name).write_text(row + "\n")
     assert open_source(Source(path=str(tmp_path)), "sft").rows == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "mixed"),
+    [
+        (("medqa_train.jsonl", "medqa_test.jsonl"), True),
+        (("training.jsonl", "evaluation.jsonl"), True),
+        (("train/a.jsonl", "validation/a.jsonl"), True),
+        (("train.jsonl", "test-strips.jsonl"), False),
+        (("train/a.jsonl", "train/test.jsonl"), False),
+        (("license-exam.jsonl", "readme-questions.jsonl"), False),
+    ],
+)
+def test_which_names_are_splits(tmp_path: Path, names: tuple[str, ...], mixed: bool) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"question": "Q", "answer": "A"}) + "\n")
+    if mixed:
+        with pytest.raises(DataError, match="holds several splits"):
+            open_source(Source(path=str(tmp_path)), "sft")
+    else:
+        assert open_source(Source(path=str(tmp_path)), "sft").rows == len(names)

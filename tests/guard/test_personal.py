@@ -31,6 +31,9 @@ from medgpt_ray.guard.personal import mask
         ("病历号：20231234", "病历号：[record]"),
         ("出生日期：1980年3月4日", "出生日期：[birth date]"),
         ("家住北京市海淀区中关村大街1号。", "家住[address]。"),
+        ("Medical record 12345678", "Medical record [record]"),
+        ("6222 0212 3456 7890 123", "[card]"),
+        ("卡 6222021234567890123", "卡 [card]"),
     ],
 )
 def test_personal_data_is_masked(text, masked):
@@ -46,6 +49,10 @@ def test_personal_data_is_masked(text, masked):
         "体温38.5，血压120/80，每日3次，每次0.5g，患者高热三天",
         "What name has the vessel? I am tired and live alone.",
         "我是学生，想问布洛芬怎么吃",
+        "Address the pain with 5 mg ibuprofen daily.",
+        "我住院了三天，老婆左侧胸痛",
+        "Mother: Breast Cancer. Patient: Diabetes, Hypertension",
+        "主任医师查房",
     ],
 )
 def test_medicine_stays(text):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medgpt_ray.rewards.mentions import find, names, sentences
+from medgpt_ray.rewards.mentions import find, names, plain, sentences
 
 DRUG = names(["ibuprofen", "aspirin", "布洛芬", "阿司匹林"])
 
@@ -82,3 +82,9 @@ def test_sentences_keep_decimals() -> None:
         "多喝水。",
         "睡觉",
     ]
+
+
+def test_plain_keeps_the_meaning_of_signs() -> None:
+    assert plain("pH ≠ 7") == "ph ≠ 7"
+    assert plain("5*10^9/L") == "5*10^9/l"
+    assert plain("**Sjögren** is *not* it") == "sjogren is not it"

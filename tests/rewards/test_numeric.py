@@ -89,3 +89,10 @@ def test_optional_unit() -> None:
 def test_bad_rows(row: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         numeric_match("", "5 mg", row)
+
+
+def test_a_gold_that_is_a_bound() -> None:
+    for gold in ("<7%", "≥140", "at least 30 minutes", "超过38°C"):
+        assert numeric_match("", gold, {"answer": gold}) == 1.0
+    assert numeric_match("", "up to 500 mg", {"answer": "500 mg"}) == 0.0
+    assert numeric_match("", "Give 5 mg over 10 minutes", {"answer": "10 minutes"}) == 1.0

@@ -102,3 +102,15 @@ def test_daily_amounts_have_two_readings() -> None:
 )
 def test_what_is_no_quantity(text: str, written: list[float]) -> None:
     assert [quantity.written[0] for quantity in quantities(text)] == written
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("十二片", 12), ("二百五十毫克", 250), ("两片", 2), ("半片", 0.5)]
+)
+def test_chinese_numerals(text: str, number: float) -> None:
+    assert [quantity.written for quantity in quantities(text)] == [(number, number)]
+
+
+@pytest.mark.parametrize("text", ["三分之一片", "第二包", "twenty two tablets", "一支持物"])
+def test_numerals_are_not_cut(text: str) -> None:
+    assert not quantities(text)

@@ -1,6 +1,7 @@
 """What patients write in an emergency, and what they write every day; what replies advise."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,10 @@ def test_another_denial_denies_no_flag(text: str, flag: str) -> None:
 
 def test_a_general_question_with_a_patient_in_it_is_an_emergency() -> None:
     assert found("What is happening? My father has crushing chest pain.")
+
+
+@pytest.mark.parametrize("piece", ["pregnan", "bleedwpregnan", "bleed ", "took 40 ", "头"])
+def test_long_messages_are_read_in_time(piece: str) -> None:
+    started = time.monotonic()
+    found((piece * 10_000)[:10_000])
+    assert time.monotonic() - started < 2.0

@@ -177,3 +177,21 @@ def test_each_contraindication_has_its_share() -> None:
 def test_bad_rows(function, row: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function("prompt", "reply", row)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Take propranolol 40 mg three times a day, and alcohol should be avoided.",
+        "Propranolol should be avoided in asthma, but take propranolol 40 mg now.",
+        "You can take propranolol, do not use it with alcohol",
+        "建议服用普萘洛尔，避免使用酒精",
+        "Take propranolol, which should be stopped after 3 days",
+        "Propranolol is fine: avoid crushing it.",
+        "Do not worry:\n- take propranolol 40 mg",
+        "Don't take propranolol on an empty stomach; take it with food.",
+        "Avoid alcohol and take propranolol.",
+    ],
+)
+def test_a_warning_against_something_else_is_none(reply: str) -> None:
+    assert contraindications("", reply, ASTHMA) == 0.0

@@ -316,7 +316,11 @@ def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
         record = record | {"system": record["system_prompt"]}
     try:
         _check_unread(record, format.kind)
-        return format.read(record)
+        row = format.read(record)
+        if isinstance(row, Conversation | Labelled):
+            said = row.messages if isinstance(row, Conversation) else row.completion
+            check_thoughts(record, [message["content"] for message in said])
+        return row
     except BadRow as bad:
         head = re.split(r"[\[.]", bad.field, maxsplit=1)[0]
         whole = bad.reason == "missing" and bad.field == head
@@ -330,8 +334,6 @@ def _check_unread(record: Object, kind: type[Row]) -> None:
     if kind is not Document:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
         refused_turns(record, "functions", "is not read: rename it to tools")
-    if kind in (Conversation, Labelled):
-        check_thoughts(record, kind is Conversation and not _TURNS & record.keys())
     for name in ("label", "kto_tag") if kind is Conversation else ():
         if isinstance(record.get(name), bool):
             raise BadRow(name, TOLD_APART)

@@ -35,7 +35,7 @@ THOUGHTS = (
 """Columns with what is thought before the answer, in whatever case; `thoughts` is read."""
 PASSAGE_CHARACTERS, TOLD_CHARACTERS = 12, 60
 """What is shorter is a remark on the row."""
-UNUSED = "or say that it is not needed with columns, our name `unused` first"
+UNUSED = "or say that it is not needed with columns: unused"
 ANSWERED = ("answer", "答", "output", "completion", "response", "chosen", "response_chosen")
 TOLD_APART = (
     "tells good answers from bad ones, such rows are for stage kto: leave the bad ones out, and "
@@ -93,22 +93,25 @@ def check_asked(record: Object, prompt: Sequence[Turn]) -> None:
     fix = f"write it there, {UNUSED}"
     check_shown(record, names, question, fix, PASSAGE_CHARACTERS)
     told = [name for name in record if name.lower() in TOLD]
-    parts = prompt[-1].message["content"].strip().split("\n\n")
-    if any(part in str(record.get("text")) for part in parts):  # as Alpaca's files repeat the row
-        told.remove("text")
+    parts = prompt[-1].message["content"].split("\n\n")
+    whole = given(record, "text")  # Alpaca's files have the row in it again
+    if isinstance(whole, str) and any(part.strip() and part in whole for part in parts):
+        told = [name for name in told if name != "text"]
     check_shown(record, told, question, fix, TOLD_CHARACTERS)
 
 
-def check_thoughts(record: Object, read: bool) -> None:
-    """Raises for thoughts in a column of their own that is not `read` and that nothing of the row
-    repeats."""
+def check_thoughts(record: Object, texts: Sequence[str]) -> None:
+    """Raises for thoughts in a column of their own that are not among the `texts` of the row."""
     for name in record:
-        if name.lower() not in THOUGHTS or (read and name == "thoughts"):
+        value = given(record, name)
+        if name.lower() not in THOUGHTS or not isinstance(value, str | list | dict) or not value:
             continue
-        rest = str({other: value for other, value in record.items() if other != name})
+        if isinstance(value, str) and (
+            len(value) < PASSAGE_CHARACTERS or any(value.strip() in text for text in texts)
+        ):
+            continue
         fix = f"put it into the answer, or name it with columns: thoughts; {UNUSED}"
-        if isinstance(record[name], str | list):
-            check_shown(record, [name], rest, fix, PASSAGE_CHARACTERS)
+        raise BadRow(name, f"is not read: {fix}")
 
 
 def check_chosen(record: Object, turns: Sequence[Turn]) -> None:
@@ -240,6 +243,8 @@ def with_thoughts(record: Object, answer: Turn) -> Turn:
     if thoughts is None:
         return answer
     text = check_text(thoughts, "thoughts").strip()
+    if "<think>" in answer.message["content"]:
+        raise BadRow("thoughts", "given together with <think> in the answer, keep one of them")
     return assistant(f"<think>\n{text}\n</think>\n\n{answer.message['content']}", answer.field)
 
 
