@@ -175,3 +175,66 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(RetrievalError, match=r"x\.txt: neither UTF-8 nor GB18030"):
         read(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Give 5 mg once daily for a week and then stop.\n\nDr A. Smith\n",
+        "每次5毫克,每日一次,一周后停药。\n\n2026年3月修订\n",
+        "Digoxin is given once daily\n",
+    ],
+)
+def test_a_short_last_line_is_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "note.txt").write_text(text)
+    assert [block.text for block in read(tmp_path / "note.txt")] == text.strip().split("\n\n")
+
+
+def test_a_first_section_is_not_above_the_second(tmp_path: Path) -> None:
+    file = tmp_path / "fasting.txt"
+    file.write_text("(一)成人\n清饮料2小时后方可手术。\n\n(二)婴幼儿\n母乳4小时。\n")
+    assert [block.heading for block in read(file)] == [("(一)成人",), ("(二)婴幼儿",)]
+
+
+def test_lines_of_fact_are_no_headings(tmp_path: Path) -> None:
+    file = tmp_path / "plan.txt"
+    file.write_text(
+        "Walk after a day, and bathe after two if walking.\nNo driving: 6 weeks\n"
+        "The wound clips are removed on the tenth day by the nurse.\n10 mg at night\n"
+        "2.5 mg tablets\nThe dose is the same for all.\n"
+    )
+    text = " ".join(block.text for block in read(file))
+    assert all(fact in text for fact in ("No driving: 6 weeks", "10 mg at night", "2.5 mg tablets"))
+
+
+def test_a_form_feed_is_no_line(tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("First page here.\n\f\nSecond page here.\n")
+    assert [block.place(0) for block in read(tmp_path / "two.txt")] == [line(1), line(3)]
+
+
+def test_html_in_markdown_loses_no_dose(tmp_path: Path) -> None:
+    file = tmp_path / "note.md"
+    file.write_text(
+        "| Drug | Dose |\n|---|---|\n| Amlodipine | 5<br>10 mg |\n\n10<sup>9</sup> cells.\n\n"
+        "<table><tr><th>Drug</th><th>Dose</th></tr>\n"
+        "<tr><td>Meropenem</td><td>500 mg every 12 h</td></tr></table>\n\n<!-- hidden -->\n\nEnd.\n"
+    )
+    assert [block.text for block in read(file)] == [
+        "Drug: Amlodipine; Dose: 5 10 mg",
+        "10^9 cells.",
+        "Drug; Dose Meropenem; 500 mg every 12 h",
+        "End.",
+    ]
+
+
+def test_raised_numbers_in_word(tmp_path: Path) -> None:
+    document = docx.Document()
+    paragraph = document.add_paragraph("Neutrophils below 0.5 x 10")
+    paragraph.add_run("9").font.superscript = True
+    paragraph.add_run("/l")
+    cell = document.add_table(1, 1).cell(0, 0).paragraphs[0]
+    cell.add_run("10")
+    cell.add_run("6").font.superscript = True
+    document.save(str(tmp_path / "note.docx"))
+    texts = [block.text for block in read(tmp_path / "note.docx")]
+    assert texts == ["Neutrophils below 0.5 x 10^9/l", "10^6"]

@@ -26,21 +26,27 @@ _HEADINGS = [  # (pattern, level)
     (re.compile(r"[一二三四五六七八九十]+、"), 2),
     (re.compile(r"[（(][一二三四五六七八九十]+[）)]"), 3),
 ]
-_NUMBERED = re.compile(r"(\d+(?:\.\d+)*)[.、]?\s*(?=[^\d\s.,%/])")
+_UNIT = (
+    r"(?:[mkµμn]?g|m?l|mcg|mmol|meq|iu|units?|tablets?|capsules?|drops?|puffs?|hours?|h|days?"
+    r"|weeks?|months?|years?|minutes?|min|times)\b|毫|微|克|升|片|粒|支|天|小时|周|月|年|次|岁|单位"
+)
+_NUMBERED = re.compile(rf"(\d+(?:\.\d+)*)[.、]?\s*(?=[^\d\s.,%/])(?!{_UNIT})", re.I)
 _CAPITALS = re.compile(r"[A-Z][A-Z0-9 \-/&,()]{5,}$")
 _BULLET = re.compile(r"([-*•·●○▪–]\s|[（(]?\d{1,2}[.)）、]|[①-⑳])")
 
 
 def blocks(lines: Sequence[Line]) -> Iterator[Block]:
-    outline, paragraph = Outline(), list[Line]()
+    outline, paragraph, first = Outline(), list[Line](), True
     widths = [width(text) for text, _ in lines if text.strip()]
     shortest_wrapped = _SHORT * median(widths) if widths else 0
     for number, (raw, place) in enumerate(lines):
         text = raw.strip()
         following = next((line.strip() for line, _ in lines[number + 1 :] if line.strip()), "")
         level = heading_level(text, following) if text else None
-        if text and not outline.section and not paragraph and _is_title(text, following):
-            level = 0
+        if text and first:
+            first = False
+            if (level is None or _CAPITALS.match(text)) and _is_title(text, following):
+                level = 0
         if paragraph and (not text or level is not None or _BULLET.match(text)):
             yield outline.block(paragraph)
             paragraph = []
@@ -58,9 +64,9 @@ def blocks(lines: Sequence[Line]) -> Iterator[Block]:
 def _is_title(text: str, following: str) -> bool:
     """Of the first line: short, and what follows is a heading or sentences."""
     short = width(text) <= _HEADING_COLUMNS and not ends_sentence(text) and text[-1] not in ",，、"
-    return short and (
-        heading_level(following, "-") is not None or width(following) > 2 * width(text)
-    )
+    if not (short and following):
+        return False
+    return heading_level(following, "-") is not None or width(following) > 2 * width(text)
 
 
 def heading_level(text: str, following: str) -> int | None:

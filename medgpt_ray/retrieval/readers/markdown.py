@@ -12,6 +12,8 @@ from medgpt_ray.retrieval.blocks import Block, Outline, Place
 from medgpt_ray.retrieval.readers.text import decode
 
 _FRONT_MATTER = re.compile(r"---\n.*?\n---\n", re.S)
+_TAGS = {"<br>": " ", "<sup>": "^", "<p>": " ", "<li>": " "}
+"""What stands for a tag in a line; the others leave nothing."""
 _BREAKS = ("softbreak", "hardbreak")
 
 
@@ -28,6 +30,10 @@ def _walk(nodes: Sequence[SyntaxTreeNode], outline: Outline) -> Iterator[Block]:
     for node in nodes:
         if node.type == "heading":
             outline.enter(int(node.tag[1]), _plain(node))
+        elif node.type == "html_block":
+            lines = [(text, Place(line=_first_line(node))) for text in _html(node.content)]
+            if lines:
+                yield outline.block(lines)
         elif node.type == "table":
             yield from _rows(node, outline)
         elif node.type in ("paragraph", "fence", "code_block"):
@@ -36,6 +42,21 @@ def _walk(nodes: Sequence[SyntaxTreeNode], outline: Outline) -> Iterator[Block]:
                 yield outline.block(lines)
         else:
             yield from _walk(node.children, outline)
+
+
+def _html(source: str) -> list[str]:
+    """The text of a piece of HTML, each row of a table as a line of its own."""
+    from lxml import html
+
+    source = re.sub(r"<sup>", "^", source, flags=re.I)
+    root = html.fragment_fromstring(source, create_parent="div")
+    for row in list(root.iter("tr")):
+        cells = (" ".join(cell.itertext()).strip() for cell in row if cell.tag in ("td", "th"))
+        text = "; ".join(cell for cell in cells if cell)
+        row.clear()
+        row.text = f"{text}\n"
+    text = "\n".join(part for part in root.itertext() if not part.isspace())
+    return [" ".join(line.split()) for line in text.split("\n") if line.strip()]
 
 
 def _paragraph(node: SyntaxTreeNode) -> list[tuple[str, Place]]:
@@ -84,7 +105,9 @@ def _plain(node: SyntaxTreeNode) -> str:
         return "".join(_plain(child) for child in node.children).strip(
             " " if node.is_nested else ""
         )
-    return "" if node.type == "html_inline" else node.content
+    if node.type == "html_inline":
+        return _TAGS.get(re.sub(r"\s|/(?=>)", "", node.content.lower()), "")
+    return node.content
 
 
 def _first_line(node: SyntaxTreeNode) -> int:

@@ -9,7 +9,9 @@ from medgpt_ray.retrieval.readers import lines
 
 
 def read(path: Path) -> Iterator[Block]:
-    numbered = enumerate(decode(path).splitlines(), start=1)
+    # Not splitlines: a form feed begins a page, and no line.
+    text = decode(path).replace("\r\n", "\n").replace("\r", "\n")
+    numbered = enumerate(text.split("\n"), start=1)
     return lines.blocks([(text, Place(line=number)) for number, text in numbered])
 
 
