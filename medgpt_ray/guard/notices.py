@@ -3,8 +3,9 @@ user's message describes an emergency, a caution after it where it gives a dose 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from medgpt_ray.rewards import mentions, red_flags
@@ -41,6 +42,7 @@ _WEIGHT = re.compile(
 
 SEEN_CHARACTERS = 10_000
 SEEN_MESSAGES = 20
+SEEN_DOSES, SEEN_QUANTITIES = 100, 2_000
 """Of each message and source, and of the conversation's end: so no request keeps the guard busy."""
 
 
@@ -64,7 +66,7 @@ class Case:
         """To stand after the answer; empty where every dose has its context."""
         if self.patient_known:
             return ""
-        given = doses(_seen(answer))
+        given = doses(_seen(answer))[:SEEN_DOSES]
         unknown = [dose for dose in given if not any(dose.agrees(k) for k in self.known)]
         return CAUTION[self.language] if unknown else ""
 
@@ -79,9 +81,20 @@ def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) 
     return Case(
         language="zh" if re.search(r"[\u4e00-\u9fff]", last) else "en",
         emergency=tuple(dict.fromkeys(red_flags.found(last))),
-        known=tuple(quantity for text in texts for quantity in quantities(_seen(text))),
+        known=tuple(islice(_quantities(texts), SEEN_QUANTITIES)),
         patient_known=bool(_AGE.search(spoken) and _WEIGHT.search(spoken)),
     )
+
+
+def _quantities(texts: Iterable[str]) -> Iterator[Quantity]:
+    """Each kind and amount once."""
+    found = (quantity for text in texts for quantity in quantities(_seen(text)))
+    seen: set[tuple[Any, ...]] = set()
+    for quantity in found:
+        amount = quantity.low, quantity.high, quantity.dimension
+        if amount not in seen:
+            seen.add(amount)
+            yield quantity
 
 
 def _seen(text: str) -> str:
