@@ -176,7 +176,7 @@ def test_bad_rows_keep_a_run_from_starting(tiny_model: Path, tmp_path: Path) -> 
     rows = ['{"question": "Which dose?", "answer": "500 mg"}', *['{"question": "Dose?"}'] * 22]
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     found = problems(sft(tiny_model, tmp_path))
-    assert found[0] == f"{tmp_path}/train.jsonl:2: answer: missing"
+    assert found[0] == f"{tmp_path}/train.jsonl:2: answer: missing, and the file is read as qa"
     assert found[20:] == [
         "... and 2 more of the first 1,000 rows",
         "data.on_bad_row: skip leaves such rows out and writes them to a file",
