@@ -28,7 +28,7 @@ _NO_NAME = (
     r"|Do"
     r"|Does|Will|In|On|At|If|And|But|For|Since|After|Male|Female|Man|Woman|Boy|Girl|Adult|Elderly"
     r"|Alert|Stable|Denies|Reports|States|Presents|Presented|Admitted|Complains|Has|Had|Was|Known"
-    r"|Unknown|Anonymous|Age|Aged|Google|Scholl|Pepper|Who|Atkins|Sebi|Oz|Bean|Clean|Martens"
+    r"|Unknown|Anonymous|Age|Aged|Google|Scholl|Pepper|Atkins|Sebi|Oz|Bean|Clean|Martens"
     r"|Breast|Lung|Diabetes|Hypertension|Asthma|Cancer|Aspirin|Atrial|Acute|Chronic"
     r"|Patients?|Doctor|Nurse|Mum|Mom|Dad|Type|Stage|Grade|Group|Ward|Day|Week|HIV|COVID)\b)"
 )
