@@ -14,7 +14,7 @@ import ray
 
 from medgpt_ray.actors.learner import LearnerGroup
 from medgpt_ray.actors.sync.audit import compare
-from medgpt_ray.actors.wait import GONE, RoleDied, RunFailed, cause, first_and_more, wait
+from medgpt_ray.actors.wait import GONE, RoleDied, RunFailed, cause, first_and_more, gone, wait
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.types import Completion, Prompt
 
@@ -90,15 +90,28 @@ class RolloutPool:
         self._admit(0.0)
         self._wait_for_one()
         present = [member for member in self.members if member.state != "STARTING"]
-        actors = [member.actor for member in present]
-        if actors != self.connected:
-            self.policy.call("connect", actors, seconds=seconds)
-            self.connected = actors
-        digests = self.policy.call("sync", version, seconds=seconds)
+        digests = self._send(present, version, seconds)
         calls = {member.name: member.actor.audit.remote(version) for member in present}
         self.audit = Audit(version, digests, calls)
         for member in present:
             member.state = "HEALTHY"
+
+    def _send(self, present: list[Member], version: int, seconds: float) -> dict[str, str]:
+        """Digests of what went to the engines. One that dies on the way breaks the transfer, which
+        the policy tells in the transport's words or not at all: raises `RoleDied` then too.
+        """
+        actors = [member.actor for member in present]
+        try:
+            if actors != self.connected:
+                self.policy.call("connect", actors, seconds=seconds)
+                self.connected = actors
+            return self.policy.call("sync", version, seconds=seconds)  # type: ignore[no-any-return]
+        except RoleDied:
+            raise
+        except RunFailed as failure:
+            if dead := gone({member.actor.ready.remote(): member.name for member in present}):
+                raise RoleDied(f"{failure}; {dead}") from failure
+            raise
 
     def audited(self, version: int) -> None:
         """Wait until every worker has shown that what it held as `version` was the policy.

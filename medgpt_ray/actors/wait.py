@@ -50,7 +50,7 @@ def wait(calls: Mapping[str, ray.ObjectRef], seconds: float, what: str) -> dict[
                 results[names[ref]] = ray.get(ref, timeout=60)
             except ray.exceptions.RayError as error:
                 rest = [late for late in calls.values() if names[late] not in results]
-                if dead := _dead({late: names[late] for late in rest}):
+                if dead := gone({late: names[late] for late in rest}):
                     raise RoleDied(f"{what}: {dead}") from error
                 raise RunFailed(f"{what}: {names[ref]} failed: {cause(error)}") from error
     return {name: results[name] for name in calls}
@@ -82,8 +82,8 @@ class Pending:
         return self.combine(wait(self.calls, self.seconds, self.what).values())
 
 
-def _dead(names: Mapping[ray.ObjectRef, str]) -> str:
-    """Who of those not done is gone; empty when nobody is. The ranks of a collective fail with it
+def gone(names: Mapping[ray.ObjectRef, str]) -> str:
+    """Who of those called is gone; empty when nobody is. The ranks of a collective fail with it
     when one of them dies, often before the death itself is known.
     """
     ready, _ = ray.wait(list(names), num_returns=len(names), timeout=LAST_WORDS_S)

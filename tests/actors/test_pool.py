@@ -11,6 +11,7 @@ import ray
 from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
 from medgpt_ray.actors.pool import Generation, RolloutPool
 from medgpt_ray.actors.sync.audit import WeightAuditError
+from medgpt_ray.actors.wait import RoleDied, RunFailed
 from medgpt_ray.config.schema import Cluster, GrpoRun
 from medgpt_ray.data.prompts import read_prompts
 from medgpt_ray.models.load import load_tokenizer
@@ -149,6 +150,36 @@ def test_requests_live_through_a_weight_update(pool: RolloutPool, prompts: list[
         assert places == list(range(len(completion.token_ids)))
     after = generate(pool, prompts).result()
     assert {c.oldest_version for group in after for c in group} == {9}
+
+
+def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
+    pool: RolloutPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gloo's own words are those of a broken connection, which alone would end the run for good."""
+    pool.sync(9, seconds=120)
+    learner, victim = pool.policy, pool.members[1]
+
+    class Gloo:
+        """A learner whose transfer breaks, with or without a death behind it."""
+
+        deadly = False
+
+        def call(self, method: str, *arguments: Any, seconds: float) -> Any:
+            if method != "sync":
+                return learner.call(method, *arguments, seconds=seconds)
+            if self.deadly:
+                ray.kill(victim.actor)
+            raise RunFailed("policy sync: policy rank 0 failed: connection reset by peer")
+
+    policy = Gloo()
+    monkeypatch.setattr(pool, "policy", policy)
+    with pytest.raises(RunFailed, match=r"reset by peer$") as failure:
+        pool.sync(9, seconds=120)
+    assert not isinstance(failure.value, RoleDied)
+    policy.deadly = True
+    with pytest.raises(RoleDied, match=r"reset by peer; rollout worker 1 is gone"):
+        pool.sync(9, seconds=120)
+    pool.lost(victim, failure.value)
 
 
 def test_no_completion_is_given_out_before_the_audit_of_its_weights(

@@ -84,10 +84,11 @@ class GlooSender(BucketSender):
         listener = listen()
         address, port = listener.getsockname()
         init = GlooInit(address, port, 1, init_info.world_size, init_info.timeout_s)
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            receivers = pool.submit(self.client.init_weight_transfer_engine, asdict(init))
-            self.group = _join(init, 0, listener)
-            receivers.result(timeout=init_info.timeout_s)
+        pool = ThreadPoolExecutor(max_workers=1)
+        joining = pool.submit(_join, init, 0, listener)
+        pool.shutdown(wait=False)  # it waits in vain for a receiver that dies, which is told here
+        self.client.init_weight_transfer_engine(asdict(init))
+        self.group = joining.result(timeout=init_info.timeout_s)
 
     def allocate(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8)
