@@ -132,11 +132,14 @@ def main() -> None:
             calm, torn = folder / algorithm, folder / f"{algorithm}-{runs[algorithm]}"
             if not calm.exists():
                 train(write_run(calm, tiny, **settings))
-            told = stormy(torn, tiny, settings, draw, draw.randint(1, 4))
+            backend = draw.choice(["shm", "gloo"])  # the calm one is the same with either
+            sent = merged(settings, {"sync": {"backend": backend}})
+            told = stormy(torn, tiny, sent, draw, draw.randint(1, 4))
             check(calm / "run", torn / "run")
             runs[algorithm] += 1
             killed.update(who.partition(" ")[0] for who in told)
-            print(f"{algorithm}: as the calm one after {', '.join(told) or 'no kill'}", flush=True)
+            after = ", ".join(told) or "no kill"
+            print(f"{algorithm}, {backend}: as the calm one after {after}", flush=True)
     text = (
         f"{runs.total()} runs of {SETTINGS['steps']} steps, all like the calm one of their "
         f"algorithm: {listed(runs)}. Killed: {listed(killed)}."
@@ -146,7 +149,7 @@ def main() -> None:
         options.output.write_text(
             f"# Random kills\n\n{time.strftime('%Y-%m-%d')}, `make chaos` ({options.minutes:g} "
             f"minutes, seed {options.seed}), tiny model, two engines, a reference, on two CPU "
-            f"cores.\n\n{text}\n"
+            f"cores; weights go by shared memory or gloo.\n\n{text}\n"
         )
 
 
