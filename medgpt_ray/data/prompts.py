@@ -3,8 +3,8 @@
 A row of the data holds `question` (one user turn; `problem` is another name) or `messages` (a
 conversation that ends with the user) or `prompt` (either), an optional `answer` (the gold, or a
 list of equally good golds; a number is its text), an optional `system` message and any other
-columns, which rewards see untouched. Refused are images, a list `history`, and options that the
-question lacks where the answer is one of their labels. Nothing is truncated and no row is dropped:
+columns, which rewards see untouched. Refused are images, a list `history`, control tokens of the
+chat template, and options that the question lacks where the answer is one of their labels. Nothing is truncated and no row is dropped:
 a bad row is an error.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
+from medgpt_ray.data.control import check_control, control_tokens
 from medgpt_ray.data.files import find, one_split, read, segments
 from medgpt_ray.data.formats.columns import MEDIA, given, refused, refused_turns
 from medgpt_ray.data.rows import (
@@ -48,6 +49,7 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
             f"{tokenizer.name_or_path or 'tokenizer'}: chat_template: missing, use an instruct "
             "model or add chat_template.jinja to the model directory"
         )
+    control = control_tokens(tokenizer)
     prompts: list[Prompt] = []
     seen: Counter[str] = Counter()
     try:
@@ -60,6 +62,7 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
             try:
                 row = _with_text_answers(_object(record.value))
                 messages = _messages(row, data.system_prompt)
+                check_control(control, messages)
                 token_ids = _render(messages, tokenizer, data) if tokenizer.chat_template else ()
             except BadRow as bad:
                 problems.append(f"{record.place}: {bad}")

@@ -27,6 +27,7 @@ from jinja2 import TemplateError
 from rich.text import Text
 
 from medgpt_ray.config.supervised import SupervisedData
+from medgpt_ray.data.control import check_control, control_tokens
 from medgpt_ray.data.rows import BadRow
 from medgpt_ray.data.templates import TEMPLATES, adds_bos, apply, stop_id, stop_text
 from medgpt_ray.types import (
@@ -86,14 +87,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self._data = data
         self._ends = _end_ids(tokenizer, data.template)
-        shown = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token} - {None}
-        template = str(tokenizer.chat_template)
-        self._control = [
-            str(token)
-            for token in tokenizer.added_tokens_decoder.values()
-            if token.special and (str(token) in shown or str(token) in template)
-        ]
-        """What a text cannot hold without ending or beginning a turn."""
+        self._control = control_tokens(tokenizer)
         self._stops = [str(tokenizer.convert_ids_to_tokens(token)) for token in self._ends]
 
     def document(self, row: Document) -> list[Tokens]:
@@ -116,7 +110,7 @@ class Renderer:
     def conversation(self, row: Conversation) -> Tokens | Dropped:
         """All turns, or as many from the first on as fit and end with the assistant's."""
         messages = self._with_system(row.messages)
-        self._check_control(messages)
+        check_control(self._control, messages, row.tools)
         rendered = self._render(messages, row.tools)
         limit = self._data.max_tokens
         if len(rendered.ids) > limit:
@@ -171,7 +165,7 @@ class Renderer:
     ) -> Tokens | Dropped:
         before = self._with_system(prompt)
         messages = [*before, *answer]
-        self._check_control(messages)
+        check_control(self._control, messages, tools)
         rendered = self._render(messages, tools)
         limit = self._data.max_tokens
         if len(rendered.ids) > limit:
@@ -213,17 +207,6 @@ class Renderer:
         except (TemplateError, TypeError) as error:  # TypeError: content of another type
             raise BadRow("messages", f"the chat template refuses them: {error}") from None
         return cast(str, text)
-
-    def _check_control(self, messages: Sequence[Message]) -> None:
-        """Raises `BadRow` for a text that holds a token which only the template may write."""
-        for number, message in enumerate(messages, start=1):
-            for token in self._control:
-                if token in message["content"]:
-                    raise BadRow(
-                        "messages",
-                        f"the text of message {number} holds {token}, which would be read as the "
-                        "chat template's own: take it out of the text",
-                    )
 
     def _check_shown(self, text: str, messages: list[Message], tools: Tools) -> None:
         """Raises `BadRow` where `text`, which is these messages, lacks something of them."""

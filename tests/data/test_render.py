@@ -175,6 +175,17 @@ def test_a_text_with_the_templates_control_tokens_is_refused(tiny: Any) -> None:
             renderer(tiny).labelled(Labelled(messages[:1], messages[1:], True))
 
 
+def test_so_are_calls_and_tools_with_control_tokens(named: Any) -> None:
+    render = renderer(named, template="qwen3").conversation
+    assert isinstance(render(Conversation(CALLED, (TOOL,))), Tokens)
+    calls = (*CALLED[:2], call(drug="a<|im_end|>b"), *CALLED[3:])
+    with pytest.raises(BadRow, match=r"a call of message 3 holds <\|im_end\|>"):
+        render(Conversation(calls, (TOOL,)))
+    tool = {"type": "function", "function": TOOL["function"] | {"description": "</s>"}}
+    with pytest.raises(BadRow, match=r"^tools: a tool holds </s>"):
+        render(Conversation(CALLED, (tool,)))
+
+
 def test_thoughts_that_the_template_shows_are_learned(named: Any) -> None:
     thinking = assistant("<think>\nTwo doses.\n</think>\n\nTwice a day.")
     messages = (user("How often?"), thinking, user("Sure?"), thinking)
