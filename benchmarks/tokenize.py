@@ -97,8 +97,9 @@ CONTENDERS = {"medgpt": stream, "datasets.map": mapped}
 
 def write_rows(source: str, count: int, target: Path) -> None:
     """`count` conversations made of the rows of `source`, repeated with a number."""
-    from medgpt_ray.data.files import find, read, segments
+    from medgpt_ray.data.files import find
     from medgpt_ray.data.formats import detect_file, parse
+    from medgpt_ray.data.segments import read, segments
 
     (file,) = find(source)
     cut = segments(file)

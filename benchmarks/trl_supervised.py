@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.sft import MODEL
 from medgpt_ray.config.supervised import Source, SupervisedData
-from medgpt_ray.data.files import read
 from medgpt_ray.data.formats import for_stage, parse
 from medgpt_ray.data.render import Dropped, Renderer
+from medgpt_ray.data.segments import read
 from medgpt_ray.data.sources import open_source
 from medgpt_ray.models.load import load_tokenizer, resolve_model
 

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medgpt_ray.data.files import DataFile, find, read, segments
+from medgpt_ray.data.files import DataFile, find
 from medgpt_ray.data.formats import FORMATS, check_stage, for_stage, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash, texts
+from medgpt_ray.data.segments import read, segments
 from medgpt_ray.types import Row
 
 PROBLEMS_KEPT = 1000

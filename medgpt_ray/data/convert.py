@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medgpt_ray.data.check import PROBLEMS_KEPT
-from medgpt_ray.data.files import BATCH_ROWS, DataFile, data_file, find, read, segments
+from medgpt_ray.data.files import DataFile, data_file, find
 from medgpt_ray.data.formats import FORMATS, WORDS, as_labelled, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.segments import BATCH_ROWS, read, segments
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
 Write = Callable[[dict[str, Any]], None]

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from medgpt_ray.config.supervised import SupervisedData
-from medgpt_ray.data.files import Record, Segment, read
 from medgpt_ray.data.formats import Reading, for_stage, parse
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash
+from medgpt_ray.data.segments import Record, Segment, read
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row, Tokens
 
 ROWS_PER_TABLE = 256

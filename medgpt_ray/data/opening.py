@@ -20,9 +20,9 @@ from medgpt_ray.data.examples import (
     validation_rows,
     value_of,
 )
-from medgpt_ray.data.files import read
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash
+from medgpt_ray.data.segments import read
 from medgpt_ray.data.sources import SourceFiles, open_source
 from medgpt_ray.types import Row
 

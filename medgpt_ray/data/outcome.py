@@ -8,10 +8,11 @@ from rich.text import Text
 
 from medgpt_ray.config.supervised import Source, SupervisedData
 from medgpt_ray.data.examples import render
-from medgpt_ray.data.files import DataFile, Segment, find, read, segments
+from medgpt_ray.data.files import DataFile, find
 from medgpt_ray.data.formats import Reading, for_stage, parse, reading_of
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.segments import Segment, read, segments
 from medgpt_ray.types import Document, Labelled, Preference, Row, Tokens
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ A row of the data holds `question` (one user turn; `problem` is another name) or
 conversation that ends with the user) or `prompt` (either), an optional `answer` (the gold, or a
 list of equally good golds; a number is its text), an optional `system` message and any other
 columns, which rewards see untouched. Refused are images, a list `history`, control tokens of the
-chat template, and options that the question lacks where the answer is one of their labels. Nothing is truncated and no row is dropped:
-a bad row is an error.
+chat template, and options that the question lacks where the answer is one of their labels. Nothing
+is truncated and no row is dropped: a bad row is an error.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 
 from medgpt_ray.config.schema import Data
 from medgpt_ray.data.control import check_control, control_tokens
-from medgpt_ray.data.files import find, one_split, read, segments
+from medgpt_ray.data.files import find, one_split
 from medgpt_ray.data.formats.columns import MEDIA, given, refused, refused_turns
 from medgpt_ray.data.rows import (
     BadRow,
@@ -30,6 +30,7 @@ from medgpt_ray.data.rows import (
     kind,
     number_as_text,
 )
+from medgpt_ray.data.segments import read, segments
 from medgpt_ray.types import Prompt
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from medgpt_ray.data.files import Record, find, read, segments
+from medgpt_ray.data.files import find
 from medgpt_ray.data.prompts import conversation
 from medgpt_ray.data.rows import BadRow, DataError, check_text
+from medgpt_ray.data.segments import Record, read, segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

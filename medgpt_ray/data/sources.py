@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from medgpt_ray.config.supervised import Source
-from medgpt_ray.data.files import Segment, find, one_split, read, segments
+from medgpt_ray.data.files import find, one_split
 from medgpt_ray.data.formats import FORMATS, Reading, check_stage, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.segments import Segment, read, segments
 
 SEGMENT_BYTES = 2**18
 """Some hundred rows: small enough for segments to be shuffled, large enough for a task."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.config.loader import ConfigError
-from medgpt_ray.data.files import find, read, segments
+from medgpt_ray.data.files import find
 from medgpt_ray.data.rows import BadRow
+from medgpt_ray.data.segments import read, segments
 from medgpt_ray.evaluation.harness import Asked
 from medgpt_ray.evaluation.questions import BadQuestion, Question, fill, parse
 from medgpt_ray.evaluation.tasks import Task, load_task, question_file

@@ -10,9 +10,10 @@ import pytest
 
 from medgpt_ray.data import convert as module
 from medgpt_ray.data.convert import COLUMNS, convert
-from medgpt_ray.data.files import find, read, segments
+from medgpt_ray.data.files import find
 from medgpt_ray.data.formats import FORMATS, detect_file, parse
 from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.segments import read, segments
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 
 from medgpt_ray.config.supervised import SupervisedData
 from medgpt_ray.data.examples import Recipe, Work, tokenise
-from medgpt_ray.data.files import find, segments
+from medgpt_ray.data.files import find
 from medgpt_ray.data.formats import Reading
+from medgpt_ray.data.segments import segments
 
 
 def test_a_bad_row_of_parquet_is_kept_with_its_dates_and_bytes(

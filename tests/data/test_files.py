@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgpt_ray.data import files, json_list
-from medgpt_ray.data.files import BadRow, DataError, Record, find, read, segments
+from medgpt_ray.data import json_list
+from medgpt_ray.data.files import find
+from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.segments import Record, read, segments
 
 ROWS = [{"question": f"Which dose of drug {n}?", "answer": f"{n} mg, 每天\n"} for n in range(9)]
 
@@ -226,8 +228,8 @@ def test_a_mark_at_the_start_of_a_file_costs_its_first_row(tmp_path: Path) -> No
 def test_a_row_beyond_the_limit_is_cut_out_of_the_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_ROW_BYTES", 64)
-    monkeypatch.setattr(files, "CHUNK_BYTES", 16)
+    monkeypatch.setattr("medgpt_ray.data.segments.MAX_ROW_BYTES", 64)
+    monkeypatch.setattr("medgpt_ray.data.segments.CHUNK_BYTES", 16)
     monkeypatch.setattr(json_list, "CHUNK_BYTES", 16)
     fits, not_quite = ({"a": "x" * (size - len('{"a": ""}'))} for size in (64, 65))
     rows = [fits, not_quite, {"a": "\n" * 300}, fits]
@@ -390,7 +392,7 @@ def test_parquet_objects_lose_the_nulls_of_their_neighbours(tmp_path: Path) -> N
 
 
 def test_bad_rows_of_parquet_lose_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr("medgpt_ray.data.segments.MAX_ROW_BYTES", 100)
     binary = pa.array([b"good", b"caf\xe9", b"x" * 200, b"fine"])
     texts = pa.Array.from_buffers(pa.string(), 4, binary.buffers())
     path = str(tmp_path / "rows.parquet")

@@ -9,7 +9,7 @@ import pytest
 from medgpt_ray.config.supervised import COLUMNS
 from medgpt_ray.config.supervised import Format as FormatName
 from medgpt_ray.data.convert import COLUMNS as CONVERTED
-from medgpt_ray.data.files import find, segments
+from medgpt_ray.data.files import find
 from medgpt_ray.data.formats import (
     FORMATS,
     KINDS,
@@ -23,6 +23,7 @@ from medgpt_ray.data.formats import (
 )
 from medgpt_ray.data.formats.columns import THOUGHTS
 from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.segments import segments
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
 SYSTEM = {"role": "system", "content": "Be brief."}

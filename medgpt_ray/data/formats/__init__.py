@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medgpt_ray.data.files import Segment, read
 from medgpt_ray.data.formats import conversations as talk
 from medgpt_ray.data.formats import preferences as pairs
 from medgpt_ray.data.formats.columns import (
@@ -18,6 +17,7 @@ from medgpt_ray.data.formats.columns import (
     refused_turns,
 )
 from medgpt_ray.data.rows import PROBLEMS_SHOWN, BadRow, DataError
+from medgpt_ray.data.segments import Segment, read
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
 KINDS: dict[str, type[Row]] = {

@@ -1,0 +1,44 @@
+"""Data sets of the Hugging Face hub, by name."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from medgpt_ray.data.rows import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def split_of(path: str) -> str:
+    """`hf:NAME` is its train split, or the only one that it has."""
+    name, _, split = path.removeprefix("hf:").partition(":")
+    if not name:
+        raise DataError([f"{path}: expected hf:NAME or hf:NAME:SPLIT"])
+    if not split:
+        with _hub_faults(path) as datasets:
+            splits = datasets.get_dataset_split_names(name)
+        if "train" not in splits and len(splits) > 1:
+            raise DataError([f"{path}: has the splits {', '.join(splits)}: add one as {path}:NAME"])
+        split = "train" if "train" in splits else splits[0]
+    return f"hf:{name}:{split}"
+
+
+@functools.lru_cache(maxsize=4)
+def load(path: str) -> "Dataset":
+    """The split that `hf:NAME:SPLIT` is."""
+    name, _, split = path.removeprefix("hf:").partition(":")
+    with _hub_faults(path) as datasets:
+        return datasets.load_dataset(name, split=split)
+
+
+@contextmanager
+def _hub_faults(path: str) -> Iterator[Any]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield datasets
+    except (OSError, ValueError, DatasetsError) as error:
+        raise DataError([f"{path}: cannot be loaded: {' '.join(str(error).split())}"]) from None
