@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -135,6 +136,9 @@ class Controller:
         self.best: tuple[float, int] | None = None
         self.restored: deque[list[str]] = deque()
         """Prompt ids of the batches that were under way at the checkpoint."""
+        self.drawn: dict[str, Any]
+        """What a checkpoint tells of the prompts: as it was when the last step was done. Those that
+        were drawn since are drawn again on resume."""
         self.sampling_rounds = 1
         self.flying: deque[Generation] = deque()
         """Batches under way, the next one to learn first."""
@@ -142,6 +146,7 @@ class Controller:
         """The current one, where it adapts."""
         self.times: dict[str, float] = {}
         """Seconds of each phase since the last record."""
+        self._note_drawn()
         self.busy = False
         """Weights and step count do not belong together, or a checkpoint is being written."""
 
@@ -182,6 +187,7 @@ class Controller:
         self.kl_coefficient = state["kl_coefficient"]
         self.best = tuple(state["best"]) if state["best"] else None
         self.restored = deque(state["under_way"])
+        self._note_drawn()
         self.console.notice(f"resumed after step {self.step} from {checkpoint}")
 
     def _launch(self) -> None:
@@ -287,7 +293,12 @@ class Controller:
     def _step_done(self) -> None:
         """Learner, step count and cursor now tell the same story: a checkpoint may be made."""
         self.step += 1
+        self._note_drawn()
         self.busy = False
+
+    def _note_drawn(self) -> None:
+        flying = [[prompt.id for prompt in generation.prompts] for generation in self.flying]
+        self.drawn = {"prompts": self.prompts.state(), "under_way": [*flying, *self.restored]}
 
     def _sync(self) -> None:
         """Every engine to the policy version of this step. Its audit is waited for here unless
@@ -345,8 +356,7 @@ class Controller:
         scratch = self.checkpoints.begin(self.step)
         state = {
             "step": self.step,
-            "prompts": self.prompts.state(),
-            "under_way": [[p.id for p in generation.prompts] for generation in self.flying],
+            **self.drawn,
             "kl_coefficient": self.kl_coefficient,
             "best": self.best,
             "dtypes": [self.config.model.dtype, self.config.rollout.dtype],
@@ -359,7 +369,7 @@ class Controller:
             self.roles.policy.call("export", str(scratch), seconds=seconds)
             self.checkpoints.commit(self.step, state, needed)
         except RunFailed as failure:
-            raise RunFailed(f"{failure}{self.checkpoints.why_no_room()}") from failure
+            raise type(failure)(f"{failure}{self.checkpoints.why_no_room()}") from failure
         finally:
             self.checkpoints.discard(self.step)  # nothing is left of it once it is committed
         best = self.best[1] if self.best and self.config.checkpoint.keep_best else None

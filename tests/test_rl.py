@@ -1,0 +1,87 @@
+"""The controller's bookkeeping, without roles: what a checkpoint says of a step under way."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from medgpt_ray.actors.wait import RoleDied
+from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.data.prompts import PromptSource
+from medgpt_ray.rl import Controller
+from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.types import Prompt
+
+
+class Policy:
+    """A learner group whose answers are files, or a death."""
+
+    workers = ()
+    dead = False
+
+    def call(self, method: str, directory: str, seconds: float) -> None:
+        if self.dead:
+            raise RoleDied(f"policy {method}: policy rank 0 is gone")
+        (Path(directory) / "model").mkdir()
+        (Path(directory) / "model" / "model.safetensors").touch()
+
+
+def controller(folder: Path, staleness: int = 0) -> Any:
+    """Of twelve prompts p0 to p11, three a step."""
+    config = GrpoRun.model_validate(
+        {
+            "stage": "grpo",
+            "output_dir": str(folder),
+            "steps": 9,
+            "model": {"path": "unused"},
+            "data": {"train": "unused"},
+            "algorithm": {"prompts_per_step": 3, "max_staleness": staleness},
+            "rewards": [{"function": "medgpt_ray.rewards.text:token_f1"}],
+        }
+    )
+
+    def start_generation(prompts: list[Prompt], count: int, seed: int) -> Any:
+        return SimpleNamespace(prompts=prompts)
+
+    roles: Any = SimpleNamespace(
+        policy=Policy(),
+        learners=dict,
+        rollout=SimpleNamespace(start_generation=start_generation),
+    )
+    silent: Any = SimpleNamespace(phase=print, notice=print)
+    prompts = [Prompt(f"p{n}", ({"role": "user", "content": "?"},), (n,), {}) for n in range(12)]
+    run, source = RunDirectory(folder), PromptSource(prompts, seed=0)
+    return Controller(config, run, roles, silent, silent, source)
+
+
+def launched(loop: Any) -> list[list[str]]:
+    loop._launch()
+    return [[prompt.id for prompt in generation.prompts] for generation in loop.flying]
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_a_checkpoint_in_the_middle_of_a_step_loses_none_of_its_prompts(
+    tmp_path: Path, staleness: int
+) -> None:
+    """What was taken up since the last whole step, for dynamic sampling too, is drawn again."""
+    loop = controller(tmp_path, staleness)
+    loop._launch()
+    loop.flying.popleft()
+    loop._step_done()
+    begun = launched(loop)
+    loop.flying.popleft()
+    loop.prompts.take(2)
+    loop._checkpoint(1.0)
+    again = controller(tmp_path / "again", staleness)
+    again.restore(loop.checkpoints.latest())
+    assert launched(again) == begun
+    assert again.prompts.epoch == (3 + 3 * len(begun)) / 12
+
+
+def test_a_learner_that_dies_in_a_checkpoint_is_told_as_a_death(tmp_path: Path) -> None:
+    loop = controller(tmp_path)
+    loop.roles.policy.dead = True
+    with pytest.raises(RoleDied, match="policy rank 0 is gone"):
+        loop._checkpoint(1.0)
+    assert list(loop.checkpoints.folder.iterdir()) == []
