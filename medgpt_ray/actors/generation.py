@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.wait import RunFailed, cause
+from medgpt_ray.actors.wait import GONE, RunFailed, cause
 
 START_S = 600.0
 LISTEN_S = 1.0
@@ -185,7 +185,7 @@ def _first(running: Running, logs: str, check: Callable[[], None]) -> tuple[Shar
         return shard, number, ray.get(ended[0], timeout=60)
     except RayTaskError as error:
         raise RunFailed(f"generation worker {number}: {cause(error)} ({logs})") from error
-    except RayActorError as error:
+    except GONE as error:
         if shard is None:
             why = cause(error)
             raise RunFailed(f"generation worker {number} cannot start: {why} ({logs})") from error

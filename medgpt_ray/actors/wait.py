@@ -11,8 +11,14 @@ LAST_WORDS_S = 5.0
 """When one fails, so long the others are listened to: who broke a collective may have died."""
 
 
-GONE = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError)
-"""How a call to a process that no longer is there fails."""
+GONE = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+)
+"""How a call to a process that no longer is there fails; its answer goes down with its node, and
+Ray itself kills it where memory runs out."""
 
 
 class RunFailed(RuntimeError):
@@ -104,4 +110,5 @@ def cause(error: Exception) -> str:
     inner = getattr(error, "cause", None)
     if inner is not None:
         return f"{type(inner).__name__}: {inner}"
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if isinstance(error, ray.exceptions.OutOfMemoryError) else lines[-1]

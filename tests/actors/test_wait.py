@@ -3,8 +3,10 @@
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 from medgpt_ray.actors.wait import RoleDied, RunFailed, wait
 from medgpt_ray.config.schema import Reward
@@ -12,10 +14,14 @@ from medgpt_ray.types import Completion, Prompt, VersionSpan
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
+def cluster() -> Iterator[Cluster]:
+    """It notes the death of a node within seconds."""
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "_system_config": soon})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
     ray.shutdown()
+    cluster.shutdown()
 
 
 @ray.remote(num_cpus=0)
@@ -23,6 +29,9 @@ class Worker:
     def work(self, seconds: float) -> float:
         time.sleep(seconds)
         return seconds
+
+    def large(self) -> np.ndarray:
+        return np.zeros(2**20)
 
     def fail(self) -> None:
         raise ValueError("the cable is out")
@@ -60,6 +69,15 @@ def test_a_death_counts_for_more_than_the_errors_it_causes() -> None:
     calls = {"rank 0": Worker.remote().fail.remote(), "rank 1": Worker.remote().die.remote()}
     with pytest.raises(RoleDied, match=r"learn: rank 1 is gone"):
         wait(calls, 60, "learn")
+
+
+def test_an_answer_that_goes_down_with_its_node_is_a_death(cluster: Cluster) -> None:
+    doomed = cluster.add_node(num_cpus=1, resources={"doomed": 1})
+    call = Worker.options(resources={"doomed": 1}).remote().large.remote()
+    ray.wait([call], timeout=60, fetch_local=False)
+    cluster.remove_node(doomed, allow_graceful=False)
+    with pytest.raises(RoleDied, match="rank 0 is gone"):
+        wait({"rank 0": call}, 60, "learn")
 
 
 def test_scores_of_shipped_rewards_come_in_order_and_weighted() -> None:
