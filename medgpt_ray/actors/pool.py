@@ -6,7 +6,7 @@ so the samples are those of a run in which nobody died, whoever generates them.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,7 +88,7 @@ class RolloutPool:
         self._shrink(wanted)
         self._grow(wanted)
         self._admit(0.0)
-        self._wait_for_one()
+        self._wait_for(any)
         present = [member for member in self.members if member.state != "STARTING"]
         digests = self._send(present, version, seconds)
         calls = {member.name: member.actor.audit.remote(version) for member in present}
@@ -131,11 +131,9 @@ class RolloutPool:
         still starting are waited for first, since they take theirs."""
         if not self.config.rollout.colocated:
             return
-        deadlines = self.config.deadlines
-        while any(member.state == "STARTING" for member in self.members):
-            self._admit(deadlines.start)
+        self._wait_for(all)
         calls = {member.name: member.actor.sleep.remote() for member in self.members}
-        wait(calls, deadlines.sync, "engines going to sleep")
+        wait(calls, self.config.deadlines.sync, "engines going to sleep")
         for member in self.members:
             member.state = "STALE"
 
@@ -178,13 +176,13 @@ class RolloutPool:
         if room or number < rollout.workers:  # the first ones have their places reserved
             self.members.append(self._start(number))
 
-    def _wait_for_one(self) -> None:
-        """Until one worker stands. Those that die while they start are replaced, as a node that
-        goes down takes them with it; raises `RoleDied` when that is no accident."""
+    def _wait_for(self, enough: Callable[[Iterable[bool]], bool]) -> None:
+        """Until `any` or `all` workers stand. Those that die while they start are replaced, as a
+        node that goes down takes them with it; raises `RoleDied` when that is no accident."""
         tries = 2 * self.shares + 2
-        while all(member.state == "STARTING" for member in self.members):
+        while not enough(member.state != "STARTING" for member in self.members):
             if not tries:
-                raise RoleDied("no rollout worker lives through its start")
+                raise RoleDied("rollout workers do not live through their start")
             tries -= 1
             self._admit(self.config.deadlines.start)
 

@@ -234,3 +234,21 @@ def test_a_worker_that_leaves_answers_first(
     run.ask_for_rollout_workers(3)
     pool.sync(13, seconds=120)
     assert states(pool) == ["HEALTHY", "STARTING"]
+
+
+def test_before_engines_sleep_new_ones_are_not_waited_for_without_end(
+    pool: RolloutPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = pool.spawn
+
+    def dying(number: int) -> Any:
+        actor = spawn(number)
+        ray.kill(actor)
+        return actor
+
+    rollout = pool.config.rollout.model_copy(update={"colocated": True})
+    monkeypatch.setattr(pool, "config", pool.config.model_copy(update={"rollout": rollout}))
+    monkeypatch.setattr(pool, "spawn", dying)
+    pool.lost(pool.members[0], RuntimeError("killed"))
+    with pytest.raises(RoleDied, match="do not live through their start"):
+        pool.sleep()
