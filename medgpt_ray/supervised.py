@@ -24,7 +24,7 @@ from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
 from medgpt_ray.actors.restarts import Restarts
 from medgpt_ray.actors.trainer import Job, train_worker
-from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.actors.wait import RunFailed, wait
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.data import templates
 from medgpt_ray.data.opening import find_data, open_data
@@ -175,7 +175,8 @@ class Session:
             if signals and until == float("inf"):
                 until = time.monotonic() + self._ask_to_stop(signals[0])
             alive = fitting.is_alive()
-            events = ray.get(self.monitor.take.remote(LISTEN_S), timeout=60)
+            call = {"the monitor": self.monitor.take.remote(LISTEN_S)}
+            (events,) = wait(call, 60, self.phase).values()
             for event in events:
                 self._handle(event)
             if self.ended or self.fatal or not (alive or events):
