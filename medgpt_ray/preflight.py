@@ -4,17 +4,19 @@ The configuration alone was checked when it was loaded; here it meets the machin
 data, reward functions, the output directory, the cluster.
 """
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.actors.plan import ModelFacts, PlanError, plan, width
+from medgpt_ray.actors.plan import ModelFacts, PlanError, plan
 from medgpt_ray.config.loader import ConfigError, load
 from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.schema import Model, PpoRun, RlRun
-from medgpt_ray.config.supervised import SupervisedRun
+from medgpt_ray.config.schema import Critic, Learner, Model, PpoRun, RlRun
+from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 from medgpt_ray.preflight_machine import kv_cache, nearest_folder, resources
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -56,9 +58,16 @@ def check(config: RunConfig, resume: bool) -> None:
     facts, tokenizer, found = _model(config)
     problems += found
     problems += _attention(config)
+    if not found:
+        found = list(_network(config))
+        problems += found
+    if isinstance(config, RlRun) and not found:
+        problems += _context(config)
     if isinstance(config, SupervisedRun):
-        problems += _files(config, tokenizer)
-        problems += _training_options(config, tokenizer)
+        problems += _reference(config) if isinstance(config, DpoRun | KtoRun) else ()
+        found = list(_training_options(config, tokenizer))
+        problems += found
+        problems += _files(config, None if found else tokenizer)
     else:
         prompts, found = _prompts(config, tokenizer)
         problems += found
@@ -66,7 +75,7 @@ def check(config: RunConfig, resume: bool) -> None:
         problems += _environment(config)
         problems += _scorers(config)
     problems += resources(config)
-    problems += _masters(config)
+    problems += _sharding(config)
     problems += _deepspeed(config)
     if isinstance(config, RlRun) and facts is not None:
         problems += kv_cache(config, facts)
@@ -82,6 +91,13 @@ def warnings(config: RunConfig) -> Iterator[str]:
             "Ray deletes after the job: name an absolute path, on a file system that all nodes "
             "share"
         )
+    if isinstance(config, SupervisedRun) and config.model.rope_scaling is None:
+        positions = _positions(config.model)
+        if positions and config.data.max_tokens > positions:
+            yield (
+                f"data.max_tokens: {config.data.max_tokens} is more than the {positions} tokens "
+                f"that {config.model.path} was made for: lower it, or set model.rope_scaling"
+            )
 
 
 def nothing_left(config: RunConfig) -> bool:
@@ -144,16 +160,88 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
         facts = ModelFacts.from_directory(directory)
         plan(config, facts)
     except PlanError as error:
-        problems.append(str(error) if str(error).startswith("model.") else f"model.path: {error}")
+        problems.append(_named("model", error))
         facts = None
     try:
         if isinstance(config, SupervisedRun):  # a template may come from data.template
             tokenizer = open_tokenizer(config.model.path, config.model.new_tokens)
         else:
             tokenizer = load_tokenizer(config.model.path)
+    except ModelError as error:
+        problems.append(_named("model", error))
     except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for a broken file)
         problems.append(f"model.path: the tokenizer cannot be loaded: {error}")
     return facts, tokenizer, problems
+
+
+def _network(config: RunConfig) -> Iterator[str]:
+    from medgpt_ray.models.load import load_policy
+    from medgpt_ray.models.reward import load_reward_model
+
+    load = load_reward_model if config.stage == "rm" else load_policy
+    yield from _not_to_be_opened("model", config.model, partial(load, seed=config.seed))
+
+
+def _reference(config: DpoRun | KtoRun) -> Iterator[str]:
+    """It reads the policy's tokens."""
+    from medgpt_ray.models.load import load_frozen, same_tokens
+
+    if (path := config.reference.path) is None:
+        return
+    section = config.model.model_copy(update={"path": path, "adapter": None})
+    found = list(_not_to_be_opened("reference", section, load_frozen))
+    yield from found
+    if not found and not same_tokens(path, config.model.path):
+        yield (
+            f"reference.path: {path} has another tokenizer than the model, whose tokens the "
+            "reference reads: name a model of the same family"
+        )
+
+
+def _not_to_be_opened(key: str, section: Model, load: Callable[..., Any]) -> Iterator[str]:
+    """Why `load` refuses the model of the section `key`: weights that config.json asks for are not
+    there, adapters that fit nothing. No weight is read, so their type does not matter; attention
+    has a check of its own."""
+    from transformers.utils import logging as hf_logging
+
+    from medgpt_ray.models.errors import ModelError
+
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()  # its tables of weights say what we say in a line
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT looks for all its kernels
+    try:
+        load(section.model_copy(update={"dtype": "float32", "attention": "sdpa"}), empty=True)
+    except ModelError as error:
+        yield _named(key, error)
+
+
+def _named(key: str, error: Exception) -> str:
+    """What is wrong with the model of the section `key`, at the key that the error names."""
+    text = str(error)
+    if text.startswith("model."):
+        return f"{key}.{text.removeprefix('model.')}"
+    return f"{key}.path: {text}"
+
+
+def _positions(model: Model) -> int | None:
+    """Tokens that config.json has positions for; None where it does not say, or where vLLM
+    multiplies them by a factor of their scaling."""
+    from medgpt_ray.models.load import hf_config
+
+    settings = hf_config(model.path).get_text_config()
+    if "factor" in (getattr(settings, "rope_parameters", None) or {}):
+        return None
+    return getattr(settings, "max_position_embeddings", None)
+
+
+def _context(config: RlRun) -> Iterator[str]:
+    positions = _positions(config.model)
+    longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
+    if positions and longest > positions:
+        yield (
+            f"rollout.max_completion_tokens: with data.max_prompt_tokens a sequence may have "
+            f"{longest} tokens, and {config.model.path} takes {positions}: lower one of them"
+        )
 
 
 def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
@@ -184,11 +272,7 @@ def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
 
     try:
         files = find_data(config)
-        if (
-            tokenizer is None
-            or config.data.on_bad_row == "skip"
-            or _lacks_template(config, tokenizer)
-        ):
+        if tokenizer is None or config.data.on_bad_row == "skip":
             return
         found = list(bad_rows(config, files, tokenizer))
     except DataError as error:
@@ -204,11 +288,6 @@ def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
         yield "data.on_bad_row: skip leaves such rows out and writes them to a file"
 
 
-def _lacks_template(config: SupervisedRun, tokenizer: Any) -> bool:
-    named = config.data.template is not None
-    return config.stage != "pt" and not named and not tokenizer.chat_template
-
-
 def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
     from medgpt_ray.data import templates
 
@@ -219,7 +298,7 @@ def _training_options(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:
                 templates.apply(tokenizer, config.data.template)
         except ValueError as error:
             yield f"data.template: {error}"
-    elif tokenizer is not None and _lacks_template(config, tokenizer):
+    elif config.stage != "pt" and tokenizer is not None and not tokenizer.chat_template:
         yield "data.template: the model's tokenizer has no chat template, name one such as chatml"
 
 
@@ -274,26 +353,32 @@ def _scorers(config: RlRun) -> Iterator[str]:
     """The reward model scores with a tokenizer of its own, the critic reads the policy's tokens."""
     from medgpt_ray.models.load import (
         ModelError,
+        critic_model,
         critic_path,
         load_tokenizer,
         resolve_model,
         same_tokens,
-        starting_config,
     )
-    from medgpt_ray.models.reward import refuse_language_model
+    from medgpt_ray.models.reward import load_reward_model, load_scorer
 
     if section := config.reward_model:
-        try:
-            refuse_language_model(section.path, starting_config(Model(path=section.path)))
-            load_tokenizer(section.path)
-        except ModelError as error:
-            yield f"reward_model.path: {error}"
+        found = list(_not_to_be_opened("reward_model", Model(path=section.path), load_scorer))
+        if not found:
+            try:
+                load_tokenizer(section.path)
+            except ModelError as error:
+                found = [f"reward_model.path: {error}"]
+        yield from found
+        if found:
             return
     if isinstance(config, PpoRun):
         try:
             path = critic_path(config)
             resolve_model(path)
-            if not same_tokens(path, config.model.path):
+            if same_tokens(path, config.model.path):
+                load = partial(load_reward_model, seed=config.seed)
+                yield from _not_to_be_opened("critic", critic_model(config), load)
+            else:
                 yield (
                     f"critic.path: {path} has another tokenizer than the policy, whose tokens a "
                     "critic reads: leave critic.path out, or name a model of the policy's family"
@@ -302,19 +387,29 @@ def _scorers(config: RlRun) -> Iterator[str]:
             yield f"critic.path: {error}"
 
 
-def _masters(config: RunConfig) -> Iterator[str]:
-    if config.learner.zero_stage == 0 and width(config.model, config.learner.gpus) == 2:
-        yield (
-            f"learner.zero_stage: 0 keeps no float32 masters of bfloat16 weights (model.dtype "
-            f"{config.model.dtype}): use 1, which works with one worker too, or model.dtype float32"
-        )
+def _learners(config: RunConfig) -> dict[str, Learner]:
+    critic = {"critic": config.critic} if isinstance(config, PpoRun) else {}
+    return {"learner": config.learner, **critic}
+
+
+def _sharding(config: RunConfig) -> Iterator[str]:
+    from medgpt_ray.models.deepspeed import impossible
+    from medgpt_ray.models.load import resolve_dtype
+
+    for key, learner in _learners(config).items():
+        update: dict[str, Any] = {"dtype": resolve_dtype(config.model.dtype, learner.gpus)}
+        if isinstance(learner, Critic):
+            update["adaptation"] = learner.adaptation
+        for problem in impossible(config.model.model_copy(update=update), learner.zero_stage):
+            yield f"{key}.zero_stage: {problem}"
 
 
 def _deepspeed(config: RunConfig) -> Iterator[str]:
     from medgpt_ray.models.deepspeed import DeepSpeedError, read_settings
 
-    if config.learner.deepspeed:
-        try:
-            read_settings(config.learner)
-        except DeepSpeedError as error:
-            yield from error.problems
+    for learner in _learners(config).values():
+        if learner.deepspeed:
+            try:
+                read_settings(learner)
+            except DeepSpeedError as error:
+                yield from error.problems

@@ -13,8 +13,9 @@ from ray.cluster_utils import Cluster
 
 from medgpt_ray import preflight
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.schema import GrpoRun
-from medgpt_ray.config.supervised import SftRun
+from medgpt_ray.config.schema import GrpoRun, PpoRun
+from medgpt_ray.config.supervised import DpoRun, SftRun
+from medgpt_ray.models.load import open_tokenizer
 from medgpt_ray.preflight import PreflightError, check
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -117,6 +118,46 @@ def test_damaged_tokenizer_and_weights_are_both_named(
     assert "tokenizer cannot be loaded" in found[1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({"num_hidden_layers": 3}, r"the weights lack model\.layers\.2\."),
+        ({"intermediate_size": 96}, r"\.down_proj\.weight is \[64, 128\], and its config\.json "),
+        ({"model_type": "t5"}, r"cannot be loaded: Unrecognized configuration class"),
+        ({"model_type": "new"}, r"config\.json: .* model type `new`"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "is a reward model"),
+    ],
+)
+def test_weights_and_their_config_that_do_not_fit(
+    make: Make, tiny_model: Path, tmp_path: Path, changes: dict[str, Any], pattern: str
+) -> None:
+    directory = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    settings = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(settings | changes))
+    found = problems(make(model={"path": str(directory), "dtype": "float32"}))
+    only(rf"^model\.path: {directory}: .*{pattern}", found)
+
+
+def test_a_missing_shard_is_named(make: Make, tiny_model: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (directory / "model.safetensors").rename(directory / "model-1-of-2.safetensors")
+    files = {
+        "model.norm.weight": "model-1-of-2.safetensors",
+        "lm_head.weight": "model-2-of-2.safetensors",
+    }
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": files})
+    )
+    found = problems(make(model={"path": str(directory), "dtype": "float32"}))
+    only(r"^model\.path: .*cannot be loaded: .*model-2-of-2\.safetensors", found)
+
+
+def test_longer_sequences_than_the_engine_takes_are_refused(make: Make) -> None:
+    rollout = {"max_completion_tokens": 600}
+    found = problems(make(rollout=rollout, learner={"max_tokens_per_microbatch": 2000}))
+    only(r"^rollout\.max_completion_tokens: .* 1112 tokens, and .* takes 1024", found)
+
+
 def test_without_a_model_the_rest_is_still_checked(make: Make, tmp_path: Path) -> None:
     found = problems(
         make(
@@ -140,6 +181,84 @@ def test_adapter_targets_that_the_model_lacks(make: Make, tiny_model: Path) -> N
     adaptation = {"kind": "lora", "target_modules": ["Wqkv"]}
     model = {"path": str(tiny_model), "dtype": "float32", "adaptation": adaptation}
     only(r"^model\.adaptation\.target_modules: 'Wqkv' names no", problems(make(model=model)))
+
+
+def test_modules_to_save_that_the_model_lacks(make: Make, tiny_model: Path) -> None:
+    adaptation = {"kind": "lora", "modules_to_save": ["lm_haed"]}
+    model = {"path": str(tiny_model), "dtype": "float32", "adaptation": adaptation}
+    only(r"^model\.adaptation\.modules_to_save: llama has no", problems(make(model=model)))
+
+
+@pytest.mark.parametrize(
+    ("critic", "pattern"),
+    [
+        (
+            {"adaptation": {"kind": "lora", "modules_to_save": ["nope"]}},
+            r"adaptation\.modules_to_s",
+        ),
+        ({"zero_stage": 0}, r"zero_stage: 0 keeps no float32 masters"),
+    ],
+)
+def test_the_critic_is_checked_as_the_policy_is(
+    make: Make, tiny_model: Path, critic: dict[str, Any], pattern: str
+) -> None:
+    settings = make(cluster={"cpus": 4}).model_dump(mode="json", exclude={"algorithm"})
+    model = {"path": str(tiny_model), "dtype": "bfloat16"}
+    run = PpoRun.model_validate(settings | {"stage": "ppo", "critic": critic, "model": model})
+    only(rf"^critic\.{pattern}", problems(run))
+
+
+def pairs(tiny: Path, folder: Path, **sections: Any) -> DpoRun:
+    (folder / "pairs.jsonl").write_text('{"prompt": "Dose?", "chosen": "5 mg", "rejected": "9 g"}')
+    return DpoRun.model_validate(
+        {
+            "stage": "dpo",
+            "output_dir": str(folder / "run"),
+            "model": {"path": str(tiny), "dtype": "float32"},
+            "data": {"train": [{"path": str(folder / "pairs.jsonl")}]},
+            "cluster": {"cpus": 2},
+        }
+        | sections
+    )
+
+
+def test_the_reference_is_a_model_with_the_same_tokens(tiny_model: Path, tmp_path: Path) -> None:
+    check(pairs(tiny_model, tmp_path, reference={"path": str(tiny_model)}), resume=False)
+    found = problems(pairs(tiny_model, tmp_path, reference={"path": str(tmp_path)}))
+    only(r"^reference\.path: .*: holds no config\.json", found)
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    tokenizer = open_tokenizer(str(other))
+    tokenizer.add_tokens(["<dose>"])
+    tokenizer.save_pretrained(other)
+    found = problems(pairs(tiny_model, tmp_path, reference={"path": str(other)}))
+    only(r"^reference\.path: .* has another tokenizer", found)
+
+
+def test_dora_cannot_be_sharded(tiny_model: Path, tmp_path: Path) -> None:
+    model = {
+        "path": str(tiny_model),
+        "dtype": "float32",
+        "adaptation": {"kind": "lora", "dora": True},
+    }
+    found = problems(pairs(tiny_model, tmp_path, model=model, learner={"zero_stage": 3}))
+    only(r"^learner\.zero_stage: 3 cannot shard adapters with dora", found)
+
+
+def test_what_is_wrong_with_template_and_tokens_is_named_once_at_its_key(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "Which dose?", "answer": "5 mg"}')
+    only(r"^data\.template: unknown", problems(sft(tiny_model, tmp_path, template="chatlm")))
+    model = {"path": str(tiny_model), "dtype": "float32", "new_tokens": ["<a>", "<a>"]}
+    only(r"^model\.new_tokens: '<a>' is empty or given", problems(sft(tiny_model, tmp_path, model)))
+
+
+def test_longer_rows_than_the_model_was_made_for_are_warned_of(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    run = sft(tiny_model, tmp_path, max_tokens=1500)
+    (warning,) = preflight.warnings(run)
+    assert warning.startswith("data.max_tokens: 1500 is more than the 1024 tokens")
 
 
 def test_a_column_that_a_reward_of_ours_needs(make: Make, tmp_path: Path) -> None:

@@ -301,6 +301,12 @@ class DpoRun(SupervisedRun):
     reference: Reference = Reference()
     learner: PreferenceLearner = PreferenceLearner()
 
+    @model_validator(mode="after")
+    def _no_reference(self) -> Self:
+        if isinstance(self.objective, SimPo) and self.reference != Reference():
+            raise ValueError("reference: simpo has none, leave it out")
+        return self
+
 
 class Orpo(Section):
     """ORPO (arXiv 2403.07691): no reference."""

@@ -97,19 +97,29 @@ def bad_rows(
     config: SupervisedRun, files: DataFiles, tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[str]:
     """`file:line: what` of the bad ones among the first `ROWS_CHECKED` rows of each source, those
-    held out and those of a validation file too.
+    held out and those of a validation file too; rows that are in both are bad.
 
     Raises a ValueError where the tokenizer cannot be used.
     """
     everything = config.data.model_copy(update={"validation": Validation()})
     recipe = Recipe(config.stage, everything, "", config.seed)
     renderer = Renderer(tokenizer, config.data)
-    for source in [*files.train, *([files.validation] if files.validation else [])]:
-        rows = ((r, format) for part, format in source.segments for r in read(part))
-        for record, format in islice(rows, ROWS_CHECKED):
-            for made in examples(record, format, recipe, renderer):
-                if made["problem"]:
-                    yield f"{record.place}: {made['problem']}"
+    if files.validation:
+        found = list(_bad_rows(files.validation, recipe, renderer))
+        yield from found
+        if not found:
+            rows = validation_rows(_works(files.validation), recipe, everything=True)
+            recipe = replace(recipe, validation=frozenset(content_hash(row) for row, _ in rows))
+    for source in files.train:
+        yield from _bad_rows(source, recipe, renderer)
+
+
+def _bad_rows(source: SourceFiles, recipe: Recipe, renderer: Renderer) -> Iterator[str]:
+    rows = ((record, format) for part, format in source.segments for record in read(part))
+    for record, format in islice(rows, ROWS_CHECKED):
+        for made in examples(record, format, recipe, renderer):
+            if made["problem"]:
+                yield f"{record.place}: {made['problem']}"
 
 
 def open_data(config: SupervisedRun, files: DataFiles, tokenizer: str) -> OpenData:

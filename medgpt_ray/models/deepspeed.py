@@ -43,8 +43,8 @@ class DeepSpeedError(ValueError):
 
 def deepspeed_config(model: schema.Model, config: schema.Learner) -> dict[str, Any]:
     """The configuration for `deepspeed.initialize`."""
-    if problems := list(_impossible(model, config.zero_stage)):
-        raise DeepSpeedError(problems)
+    if problems := list(impossible(model, config.zero_stage)):
+        raise DeepSpeedError([f"learner.zero_stage: {problem}" for problem in problems])
     stage = running_stage(model, config)
     plain = stage == 0
     settings: dict[str, Any] = {
@@ -83,16 +83,22 @@ def running_stage(model: schema.Model, config: schema.Learner) -> int:
     return 0 if alone and config.zero_stage < 3 else config.zero_stage
 
 
-def _impossible(model: schema.Model, stage: int) -> Iterator[str]:
-    """ZeRO-3 gathers what a layer calls; DoRA and rows of new tokens read weights without that."""
+def impossible(model: schema.Model, stage: int) -> Iterator[str]:
+    """What the ZeRO stage cannot do with the model, whose dtype is decided.
+
+    ZeRO-3 gathers what a layer calls; DoRA and rows of new tokens read weights without that.
+    """
     if stage == 0 and model.dtype == "bfloat16":
-        yield "learner.zero_stage: 0 would update bfloat16 weights without float32 masters: use 1"
+        yield (
+            "0 keeps no float32 masters of bfloat16 weights: use 1, which works with one worker "
+            "too, or model.dtype float32"
+        )
     if stage != 3 or not isinstance(model.adaptation, schema.LoRA):
         return
     if model.adaptation.dora:
-        yield "learner.zero_stage: 3 cannot shard adapters with dora: use 2"
+        yield "3 cannot shard adapters with dora: use 2"
     if isinstance(model, SupervisedModel) and model.new_tokens:
-        yield "learner.zero_stage: 3 cannot shard adapters with new_tokens: use 2"
+        yield "3 cannot shard adapters with new_tokens: use 2"
 
 
 def make_optimizer(config: schema.Learner) -> Callable[[list[Any]], Any] | None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from medgpt_ray.config.schema import Full, Model, PpoRun, RlRun
@@ -154,14 +155,16 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return behind[0] if behind and behind[0] in added and added[behind[0]].special else None
 
 
-def load_policy(model: Model, seed: int) -> Any:
+def load_policy(model: Model, seed: int, *, empty: bool = False) -> Any:
     """The policy ready to train: all weights, or a PEFT model with adapters seeded by `seed`."""
-    return trainable(load_network(AutoModelForCausalLM, model, causal_config(model)), model, seed)
+    network = load_network(AutoModelForCausalLM, model, causal_config(model), empty=empty)
+    return trainable(network, model, seed)
 
 
-def load_frozen(model: Model) -> PreTrainedModel:
+def load_frozen(model: Model, *, empty: bool = False) -> PreTrainedModel:
     """The reference model: the policy's starting weights in the compute type, without gradients."""
-    network = load_network(AutoModelForCausalLM, model, causal_config(model), frozen=True)
+    config = causal_config(model)
+    network = load_network(AutoModelForCausalLM, model, config, frozen=True, empty=empty)
     return network.requires_grad_(False).eval()
 
 
@@ -176,10 +179,19 @@ def causal_config(model: Model) -> Any:
 
 
 def starting_config(model: Model) -> Any:
-    config = AutoConfig.from_pretrained(resolve_model(model.path))
+    config = hf_config(model.path)
     if isinstance(model, SupervisedModel) and model.rope_scaling is not None:
         rope.stretch(config, model.rope_scaling)
     return config
+
+
+def hf_config(path: str) -> Any:
+    """What config.json says, `ModelError` where transformers cannot use it."""
+    directory = resolve_model(path)
+    try:
+        return AutoConfig.from_pretrained(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: config.json: {_first_line(error)}") from None
 
 
 def is_reward_model(config: Any) -> bool:
@@ -187,33 +199,55 @@ def is_reward_model(config: Any) -> bool:
 
 
 def load_network(
-    kind: Any, model: Model, config: Any, *, frozen: bool = False, fresh: Seq[str] = ()
+    kind: Any,
+    model: Model,
+    config: Any,
+    *,
+    frozen: bool = False,
+    fresh: Seq[str] = (),
+    empty: bool = False,
 ) -> Any:
     """An HF model with rows for new tokens, quantised where the run says so; not yet adapted.
 
     Weights are float32 unless frozen: DeepSpeed casts them and keeps float32 masters. Frozen
     weights (under adapters too) are in the compute type at once. `fresh` names the weights that the
-    directory may lack.
+    directory may lack. `empty` reads no weights and looks only whether those of config.json are
+    there: tensors are on the device `meta`, and neither quantised nor extended.
     """
     dtype = getattr(torch, model.dtype)
     full = isinstance(model.adaptation, Full)
-    network, report = kind.from_pretrained(
-        resolve_model(model.path),
-        config=config,
-        dtype=torch.float32 if full and not frozen else dtype,
-        attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
-        output_loading_info=True,
-        **({} if frozen else quantisation(model.adaptation, dtype)),
-    )
+    options = {} if frozen or empty else quantisation(model.adaptation, dtype)
+    try:
+        network, report = kind.from_pretrained(
+            resolve_model(model.path),
+            config=config,
+            dtype=torch.float32 if full and not frozen else dtype,
+            attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by their names
+            **({"device_map": "meta"} if empty else options),
+        )
+    except (OSError, SafetensorError, ImportError, ValueError) as error:
+        raise ModelError(f"{model.path}: cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(set(report["missing_keys"]) - set(fresh)):
         raise ModelError(
             f"{model.path}: the weights lack {', '.join(missing[:3])}"
             f"{' and more' if missing[3:] else ''}, which its config.json asks for"
         )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, asked = mismatched[0]
+        raise ModelError(
+            f"{model.path}: {name} is {list(found)}, and its config.json asks for {list(asked)}"
+        )
     if model.adapter:
         network = open_adapter(network, Path(model.adapter)).merge_and_unload()
-    extend(network, _new_tokens(model))
+    if not empty:
+        extend(network, _new_tokens(model))
     return network
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def trainable(network: Any, model: Model, seed: int, *, task: str = "CAUSAL_LM") -> Any:

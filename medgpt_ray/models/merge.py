@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from medgpt_ray.config.schema import Model
 from medgpt_ray.config.supervised import SupervisedModel
@@ -21,6 +21,7 @@ from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_model
 from medgpt_ray.models.load import (
     causal_config,
+    hf_config,
     is_reward_model,
     load_network,
     open_tokenizer,
@@ -69,7 +70,7 @@ def find_source(path: str) -> Source:
     else:
         parent = parent_run(path)
         run = RunDirectory(parent) if parent else None
-    reward = is_reward_model(AutoConfig.from_pretrained(directory))
+    reward = is_reward_model(hf_config(path))
     return Source(path, run, SupervisedModel(path=str(directory), dtype="float32"), None, reward)
 
 

@@ -51,12 +51,12 @@ def last_tokens(micro: MicroBatch) -> Tensor:
     return (ends & (segments[:, 1] > 0)).nonzero()[:, 0]  # part 0 is a prompt
 
 
-def load_reward_model(model: Model, seed: int) -> Any:
+def load_reward_model(model: Model, seed: int, *, empty: bool = False) -> Any:
     """The network of a reward model ready to train, see `reward_network`."""
-    return trainable(reward_network(model, seed), model, seed, task="SEQ_CLS")
+    return trainable(reward_network(model, seed, empty=empty), model, seed, task="SEQ_CLS")
 
 
-def reward_network(model: Model, seed: int) -> Any:
+def reward_network(model: Model, seed: int, *, empty: bool = False) -> Any:
     """A reward model that was trained before, or a language model with a new head drawn from
     `seed`; not yet adapted.
     """
@@ -74,6 +74,7 @@ def reward_network(model: Model, seed: int) -> Any:
         model,
         config,
         fresh=("score.weight",) if fresh else (),
+        empty=empty,
     )
     if fresh:
         # As small as the value heads of RLHF are: scores start near zero.
@@ -83,11 +84,13 @@ def reward_network(model: Model, seed: int) -> Any:
     return network
 
 
-def load_scorer(model: Model) -> Any:
+def load_scorer(model: Model, *, empty: bool = False) -> Any:
     """The network of a trained reward model, frozen; a language model is refused."""
     config = starting_config(model)
     refuse_language_model(model.path, config)
-    network = load_network(AutoModelForSequenceClassification, model, config, frozen=True)
+    network = load_network(
+        AutoModelForSequenceClassification, model, config, frozen=True, empty=empty
+    )
     return network.requires_grad_(False).eval()
 
 

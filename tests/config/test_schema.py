@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from medgpt_ray.config import run as _all_sections  # noqa: F401
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.config.section import Section
+from medgpt_ray.config.supervised import DpoRun
 
 
 def run(**changes: Any) -> GrpoRun:
@@ -69,6 +70,20 @@ def test_the_minimal_run_is_valid_and_immutable() -> None:
 def test_impossible_combinations(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         run(**changes)
+
+
+def test_simpo_has_no_reference() -> None:
+    made = {
+        "stage": "dpo",
+        "output_dir": "runs/x",
+        "model": {"path": "m"},
+        "data": {"train": [{"path": "t.jsonl"}]},
+        "objective": {"kind": "simpo"},
+        "learner": {"max_tokens_per_microbatch": 2048},
+    }
+    DpoRun.model_validate(made | {"reference": {"path": None}})
+    with pytest.raises(ValidationError, match="simpo has none, leave it out"):
+        DpoRun.model_validate(made | {"reference": {"precompute": True}})
 
 
 def test_the_bounds_themselves_are_possible() -> None:

@@ -105,6 +105,16 @@ def test_validation_rows_that_the_template_cannot_show_are_named_or_left_out(
     assert list(opened.described())[-1] == "validation: 30 examples, 1 bad row left out"
 
 
+def test_a_row_that_is_trained_and_validated_is_known_before_a_run(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    train = write(tmp_path / "train.jsonl", asked("ward", 3))
+    own = write(tmp_path / "own.jsonl", asked("ward", 1, start=1))
+    run = config(tiny_model, [train], validation={"path": own})
+    (told,) = bad_rows(run, find_data(run), load_tokenizer(str(tiny_model)))
+    assert told.startswith(f"{train}:2: is a row of data.validation.path as well")
+
+
 def test_bad_rows_are_known_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
     rows = [*asked("ward", 2), {"question": "Bed?", "answer": ""}, *asked("ward", 2, start=2)]
     train = write(tmp_path / "train.jsonl", [*rows, {"question": "Bed?"}])
