@@ -6,7 +6,7 @@ data, reward functions, the output directory, the cluster.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ JUDGE = "medgpt_ray.rewards.judge"
 class PreflightError(ValueError):
     """A run that cannot start: `problems` holds every reason."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 

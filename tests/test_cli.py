@@ -119,6 +119,9 @@ def test_a_dry_run_of_what_cannot_start_shows_it_and_says_why(file: Path) -> Non
     assert status == 2
     assert "Placement" in output
     assert errors.startswith("cpus: the run needs 2 CPUs")
+    status, _, errors = medgpt("train", file, "--dry-run", "cluster.cpus=2", "model.path=nowhere")
+    assert status == 2
+    assert errors.startswith("command line: model.path: nowhere: no such model directory")
 
 
 def test_a_supervised_dry_run_starts_nothing(tiny_model: Path, tmp_path: Path) -> None:

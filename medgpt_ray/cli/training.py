@@ -48,7 +48,10 @@ def train(
             else:
                 from medgpt_ray import dry_run_supervised as show
             show.describe(loaded, resume, Console())
-        preflight.check(loaded.config, resume)
+        try:
+            preflight.check(loaded.config, resume)
+        except preflight.PreflightError as error:
+            raise preflight.PreflightError(map(loaded.placed, error.problems)) from None
     for warning in preflight.warnings(loaded.config):
         print(f"warning: {warning}", file=sys.stderr)
     if dry_run:

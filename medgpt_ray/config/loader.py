@@ -42,6 +42,11 @@ class Loaded:
     origins: Mapping[str, str]
     """`learner.workers` -> `file.yaml:9` or `command line`, sections too; others are defaults."""
 
+    def placed(self, problem: str) -> str:
+        """`learner.workers: what is wrong`, with where that key was written in front."""
+        place = self.origins.get(problem.partition(":")[0])
+        return f"{place}: {problem}" if place else problem
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """Read `path`, apply `overrides` (`learner.workers=2`, `rewards.0.weight=0.5`), check all.
@@ -141,7 +146,9 @@ def _unknown(location: tuple[str | int, ...], values: Any) -> str:
         return "unknown field: YAML 1.2 merges no sections, write the keys out"
     siblings = keys.names(keys.at(tuple(parent), values) or {})
     stage = values.get("stage")
-    elsewhere = [key.name for key in keys.every_key(stage) if key.name.endswith(f".{name}")]
+    known = dict.fromkeys(key.name for key in keys.every_key(stage))
+    here = ".".join(str(part) for part in location)  # known to another variant of the section
+    elsewhere = [key for key in known if key.endswith(f".{name}") and key != here]
     meant = elsewhere or difflib.get_close_matches(str(name), siblings, n=1)
     if meant:
         return f"unknown field, did you mean {' or '.join(repr(key) for key in meant)}?"

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from medgpt_ray.config.algorithms import CriticFree, Grpo, PolicyGradient, Ppo
 from medgpt_ray.config.section import (
+    BelowOne,
     Fraction,
     NonNegative,
     NonNegativeFloat,
@@ -37,7 +38,7 @@ class LoRA(Section):
     kind: Literal["lora"] = "lora"
     rank: Positive = 16
     alpha: PositiveFloat = 32.0
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank."""
@@ -130,7 +131,7 @@ class Learner(Section):
     """Updates in which the learning rate rises to its peak."""
     warmup_share: Fraction = 0.0
     """The same as a share of the run, where warmup_steps is 0."""
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    adam_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     max_tokens_per_microbatch: Positive = 2048

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 def _not_empty(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty, which would name the current directory")
+    if text.startswith("~"):
+        raise ValueError("~ stands for no directory here: write it out")
     return text
 
 
@@ -20,6 +22,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """As NumPy, which vLLM seeds with it, takes it."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):

@@ -100,8 +100,9 @@ class Validation(Section):
             raise ValueError("share and path are two ways to the same: keep one")
         if self.columns and not self.path:
             raise ValueError("columns are those of path: set it")
-        if self.patience and not (self.share or self.path):
-            raise ValueError("patience needs validation rows: set share or path")
+        for key in ("every_steps", "patience"):
+            if getattr(self, key) and not (self.share or self.path):
+                raise ValueError(f"{key} needs validation rows: set share or path")
         return self
 
 

@@ -72,7 +72,7 @@ rewards: [{function: "a:b"}]
 algorithm:
   clip_ration: 0.2
   rollout_correction: {kind: truncat}
-learner: {workers: "two", adam_betas: [1, 2], weight_decay: .nan}
+learner: {workers: "two", adam_betas: [0, 2], weight_decay: .nan}
 learning_rate: 1
 tensorboard: no
 rollout:
@@ -87,7 +87,7 @@ rollout:
         "run.yaml:10: algorithm.rollout_correction.kind: expected one of mask, none, "
         "sequence_mask, truncate, found 'truncat', did you mean 'truncate'?",
         "run.yaml:11: learner.workers: expected an integer > 0, found 'two'",
-        "run.yaml:11: learner.adam_betas.1: expected a number >= 0 and <= 1, found 2",
+        "run.yaml:11: learner.adam_betas.1: expected a number >= 0 and < 1, found 2",
         "run.yaml:11: learner.weight_decay: expected a number >= 0, found NaN",
         "run.yaml:12: learning_rate: unknown field, did you mean 'learner.learning_rate'?",
         "run.yaml:13: tensorboard: expected true or false, found 'no'",
@@ -117,6 +117,35 @@ def test_a_combination_inside_a_section_stands_at_its_lines(tmp_path: Path) -> N
     assert found == [
         "run.yaml:15: algorithm: minibatches_per_step (3) must divide prompts_per_step (4)"
     ]
+
+
+def test_a_key_of_another_variant_does_not_suggest_itself(tmp_path: Path) -> None:
+    text = """\
+stage: dpo
+output_dir: runs/x
+model: {path: some/model}
+data: {train: [{path: pairs.jsonl}]}
+objective: {kind: ipo, label_smoothing: 0.1}
+learner: {max_tokens_per_microbatch: 2048}
+"""
+    (found,) = problems(tmp_path, text)
+    assert found.endswith("objective.label_smoothing: unknown field, expected one of kind, beta")
+
+
+def test_a_home_directory_has_to_be_written_out(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, MINIMAL, "output_dir=~/runs/x")
+    assert found == "command line: output_dir: ~ stands for no directory here: write it out"
+
+
+def test_a_problem_found_later_stands_at_the_line_of_its_key(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(MINIMAL)
+    loaded = load(tmp_path / "run.yaml", ["seed=7"])
+    assert (
+        loaded.placed("model.path: is gone")
+        == f"{loaded.origins['model.path']}: model.path: is gone"
+    )
+    assert loaded.placed("seed: is odd") == "command line: seed: is odd"
+    assert loaded.placed("model.jsonl:3: answer: empty") == "model.jsonl:3: answer: empty"
 
 
 def test_a_key_of_another_stage_is_unknown(tmp_path: Path) -> None:
@@ -166,7 +195,7 @@ def test_duplicate_keys_are_refused_together_with_other_mistakes(tmp_path: Path)
         ),
         (
             "learner.adam_betas=[0.9]",
-            "command line: learner.adam_betas.1: missing, expected a number >= 0 and <= 1",
+            "command line: learner.adam_betas.1: missing, expected a number >= 0 and < 1",
         ),
         (
             "learner.zero_stage='2'",

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from medgpt_ray.config import run as _all_sections  # noqa: F401
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.config.section import Section
-from medgpt_ray.config.supervised import DpoRun
+from medgpt_ray.config.supervised import DpoRun, Validation
 
 
 def run(**changes: Any) -> GrpoRun:
@@ -84,6 +84,13 @@ def test_simpo_has_no_reference() -> None:
     DpoRun.model_validate(made | {"reference": {"path": None}})
     with pytest.raises(ValidationError, match="simpo has none, leave it out"):
         DpoRun.model_validate(made | {"reference": {"precompute": True}})
+
+
+@pytest.mark.parametrize("setting", [{"every_steps": 5}, {"patience": 2}])
+def test_settings_of_a_validation_without_rows(setting: dict[str, int]) -> None:
+    Validation.model_validate(setting | {"share": 0.1})
+    with pytest.raises(ValidationError, match="needs validation rows: set share or path"):
+        Validation.model_validate(setting)
 
 
 def test_the_bounds_themselves_are_possible() -> None:

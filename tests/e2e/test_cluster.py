@@ -115,9 +115,9 @@ def test_what_nodes_do_not_share_is_told_with_the_exit_status(
     done = medgpt(cluster, tmp_path, "submit", "run.yaml", *changes, "--address", cluster.url)
     assert done.returncode == 2
     files, memory = done.stdout.splitlines()[-2:]
-    assert files.startswith("output_dir: node second (127.0.0.2, ")
+    assert files.startswith("command line: output_dir: node second (127.0.0.2, ")
     assert f"does not see what is written to {cluster.private}: mount one file" in files
-    assert memory.startswith("sync.backend: shm works within one host")
+    assert memory.startswith("command line: sync.backend: shm works within one host")
     assert "second" in memory
     assert "FAILED" in done.stderr
     assert not list(cluster.private.iterdir())
