@@ -144,6 +144,9 @@ def _options(row: dict[str, Any], options: Any, field: str) -> dict[str, str]:
 
 
 def _answer(text: str, options: Mapping[str, str], field: str) -> str:
+    meant = next((letter for letter, option in options.items() if option == text), None)
+    if meant and text not in options:  # "AB" may be a blood group
+        raise BadQuestion(field, f"{text!r:.40} is the text of option {meant}: take its letter")
     letters = re.sub(r"[\s,、;.()]+", "", unicodedata.normalize("NFKC", text)).upper()
     outside = sorted(set(letters) - set(options))
     if outside:
