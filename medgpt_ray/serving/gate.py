@@ -67,7 +67,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         scope["medgpt.key"] = self._key(scope)
-        if path not in self._paths and not path.startswith("/v1/models/"):
+        one_model = path.startswith("/v1/models/") and path != "/v1/models/"
+        if path not in self._paths and not one_model:
             raise Refusal(404, f"{path[:100]}: not served, but {', '.join(self._paths)}")
         method = "POST" if path in MODEL_PATHS else "GET"
         if scope["method"] != method:

@@ -80,6 +80,11 @@ def test_other_paths_of_vllm_are_closed(path):
     assert ask("POST", path, json={}).status_code == 404
 
 
+def test_a_model_without_a_name_is_no_path():
+    assert ask("GET", "/v1/models/").status_code == 404
+    assert ask("GET", "/v1/models/tiny").status_code == 200
+
+
 def test_other_methods_are_refused():
     assert ask("GET", CHAT).status_code == 405
     assert ask("POST", "/v1/models", json={}).status_code == 405
