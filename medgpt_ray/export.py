@@ -23,7 +23,7 @@ from medgpt_ray.data.rows import DataError
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import open_to_others
 from medgpt_ray.models.gguf import check_gguf, find_converter, write_gguf
-from medgpt_ray.models.load import generation_config, resolve_model, turn_ends
+from medgpt_ray.models.load import generation_config, open_directory, resolve_model, turn_ends
 from medgpt_ray.models.measure import SPEED_TOKENS, perplexity, size_bytes, tokens_per_second
 from medgpt_ray.models.merge import (
     Source,
@@ -167,7 +167,7 @@ def _read_text(file: str, source: Source) -> list[int]:
 
 
 def _open(source: Source, directory: Path, **options: Any) -> Any:
-    return source.kind.from_pretrained(directory, **{"dtype": "auto"} | options).eval()
+    return open_directory(source.kind, directory, source.path, **{"dtype": "auto"} | options).eval()
 
 
 def _convert(source: Source, whole: Path, final: Path, dtype: str, bits: int | None) -> Any:

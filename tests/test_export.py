@@ -155,6 +155,18 @@ def test_llama_cpp_writes_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "| GGUF | ward-q8_0.gguf, 138" in (target / "README.md").read_text()
 
 
+def test_weights_that_are_not_there_are_not_drawn_at_random(
+    taught_model: Path, tmp_path: Path
+) -> None:
+    """transformers would, and what is written would answer as what was in memory."""
+    made = copy(taught_model, tmp_path / "made")
+    config = json.loads((made / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"made: the weights lack model\.layers\.2\."):
+        export(str(made), str(tmp_path / "out"), None, None, None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_that_exists_is_left_alone(taught_model: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()

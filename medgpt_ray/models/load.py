@@ -217,32 +217,47 @@ def load_network(
     dtype = getattr(torch, model.dtype)
     full = isinstance(model.adaptation, Full)
     options = {} if frozen or empty else quantisation(model.adaptation, dtype)
+    network = open_directory(
+        kind,
+        resolve_model(model.path),
+        model.path,
+        fresh,
+        config=config,
+        dtype=torch.float32 if full and not frozen else dtype,
+        attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
+        **({"device_map": "meta"} if empty else options),
+    )
+    if model.adapter:
+        network = open_adapter(network, Path(model.adapter)).merge_and_unload()
+    if not empty:
+        extend(network, _new_tokens(model))
+    return network
+
+
+def open_directory(
+    kind: Any, directory: Path, named: str, fresh: Seq[str] = (), **options: Any
+) -> Any:
+    """`from_pretrained`, which draws at random what the directory lacks; `ModelError` there, with
+    the model as the user `named` it, and where it cannot be opened."""
     try:
         network, report = kind.from_pretrained(
-            resolve_model(model.path),
-            config=config,
-            dtype=torch.float32 if full and not frozen else dtype,
-            attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
+            directory,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by their names
-            **({"device_map": "meta"} if empty else options),
+            **options,
         )
     except (OSError, SafetensorError, ImportError, ValueError) as error:
-        raise ModelError(f"{model.path}: cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{named}: cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(set(report["missing_keys"]) - set(fresh)):
         raise ModelError(
-            f"{model.path}: the weights lack {', '.join(missing[:3])}"
+            f"{named}: the weights lack {', '.join(missing[:3])}"
             f"{' and more' if missing[3:] else ''}, which its config.json asks for"
         )
     if mismatched := sorted(report["mismatched_keys"]):
         name, found, asked = mismatched[0]
         raise ModelError(
-            f"{model.path}: {name} is {list(found)}, and its config.json asks for {list(asked)}"
+            f"{named}: {name} is {list(found)}, and its config.json asks for {list(asked)}"
         )
-    if model.adapter:
-        network = open_adapter(network, Path(model.adapter)).merge_and_unload()
-    if not empty:
-        extend(network, _new_tokens(model))
     return network
 
 
