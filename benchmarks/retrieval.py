@@ -4,14 +4,15 @@
 
 The shipped questions over the shipped notes (benchmarks/retrieval_set). A question counts as found
 where the chunk that holds the words of the answer, from the right file, is among the first; a chunk
-of the right file without them does not count. Prints the fits for `retrieval/confidence.py`.
+of the right file without them does not count. When to decline is measured on three more folders,
+each an index of its own. Prints the fits for `retrieval/confidence.py`.
 """
 
 import argparse
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import apsw
@@ -29,6 +30,8 @@ from medgpt_ray.retrieval.terms import is_chinese, question_terms, terms
 from medgpt_ray.tracking.statistics import bootstrap_interval
 
 FOLDER = Path("benchmarks/retrieval_set")
+MORE = ("leaflets", "chinese_leaflets", "handbook")
+"""Folders of documents beside the notes, each with its questions in a .jsonl of the same name."""
 OUTPUT = Path("benchmarks/results/retrieval.md")
 FUSION_CONSTANT = 60
 """k of reciprocal rank fusion, as its authors set it (Cormack et al. 2009)."""
@@ -160,44 +163,46 @@ def tokenisation(index: Index, cases: Sequence[Case]) -> list[str]:
     return lines
 
 
-def abstention(found: Sequence[Evidence], cases: Sequence[Case]) -> list[str]:
+def abstention(sets: Mapping[str, Sequence[tuple[Evidence, Case]]]) -> list[str]:
     """Judged by a fit that did not see the question: of the others, or for the held-out of all."""
     lines = [
-        "| questions | confidence from | with an answer: taken up | without: declined |",
-        "|---|---|---|---|",
+        "| questions | confidence from | with an answer: taken up | without: declined "
+        "| of these on another drug, disease or device |",
+        "|---|---|---|---|---|",
     ]
-    words = [one._replace(cosine=0.0) for one in found]
-    kinds: dict[str, Callable[[Case], bool]] = {
-        "English": lambda case: not case.history and not is_chinese(case.question),
-        "Chinese": lambda case: not case.history and is_chinese(case.question),
-        "follow-ups": lambda case: bool(case.history),
-        "held out": lambda case: case.heldout,
-    }
-    for source, features in (("words and meaning", found), ("words only", words)):
-        seen = [
-            (one, case.source is not None)
-            for one, case in zip(features, cases, strict=True)
-            if not case.heldout
-        ]
-        evidence, answerable = zip(*seen, strict=True)
-        fitted = fit(evidence, answerable)
-        left_out = iter(cross_validated(evidence, answerable))
-        taken = [
-            fitted.confidence(one) >= THRESHOLD if case.heldout else next(left_out)
-            for one, case in zip(features, cases, strict=True)
-        ]
-        for kind, chosen in kinds.items():
-            both = [
-                (yes, case)
-                for yes, case in zip(taken, cases, strict=True)
-                if chosen(case) and (kind == "held out") == case.heldout
-            ]
-            right = [float(yes) for yes, case in both if case.source is not None]
-            wrong = [float(not yes) for yes, case in both if case.source is None]
-            columns = f"{interval(right)}, n {len(right)} | {interval(wrong)}, n {len(wrong)}"
-            lines.append(f"| {kind} | {source} | {columns} |")
-        print(f"fit from {source}: {fitted}")
+    for source in ("words and meaning", "words only"):
+        judged = {name: list(pairs) for name, pairs in sets.items()}
+        if source == "words only":
+            judged = {
+                name: [(one._replace(cosine=0.0), case) for one, case in pairs]
+                for name, pairs in sets.items()
+            }
+        for group, members in _judged(judged, source).items():
+            right = [float(yes) for yes, case in members if case.source is not None]
+            wrong = [float(not yes) for yes, case in members if case.source is None]
+            other = [float(not yes) for yes, case in members if case.lacks == "subject"]
+            columns = [f"{interval(some)}, n {len(some)}" for some in (right, wrong, other) if some]
+            lines.append(f"| {group} | {source} | {' | '.join(columns)} |")
     return lines
+
+
+def _judged(
+    sets: Mapping[str, Sequence[tuple[Evidence, Case]]], source: str
+) -> dict[str, list[tuple[bool, Case]]]:
+    """By the group that a question belongs to: whether it is taken up, and the question."""
+    seen = [pair for pairs in sets.values() for pair in pairs if not pair[1].heldout]
+    evidence, answerable = [one for one, _ in seen], [case.source is not None for _, case in seen]
+    fitted = fit(evidence, answerable)
+    print(f"fit from {source}: {fitted}")
+    left_out = iter(cross_validated(evidence, answerable))
+    found: dict[str, list[tuple[bool, Case]]] = {}
+    for name, pairs in sets.items():
+        for one, case in pairs:
+            taken = fitted.confidence(one) >= THRESHOLD if case.heldout else next(left_out)
+            language = "Chinese" if is_chinese(case.question) else "English"
+            kind = "held out" if case.heldout else "follow-ups" if case.history else language
+            found.setdefault(f"{name}: {kind}", []).append((taken, case))
+    return found
 
 
 def main() -> None:
@@ -216,8 +221,14 @@ def main() -> None:
         built = time.process_time() - started
         index = Index.open(folder, arguments.embedding)
         started = time.process_time()
-        found = measure.evidence(index, cases)
+        found = {"notes": list(zip(measure.evidence(index, cases), cases, strict=True))}
         asked = (time.process_time() - started) / len(cases) * 1000
+        for name in MORE:
+            others = read_cases(FOLDER / f"{name}.jsonl")
+            output = Path(folder) / name
+            build(FOLDER / name, output, embedder)
+            evidence = measure.evidence(Index.open(output, arguments.embedding), others)
+            found[name] = list(zip(evidence, others, strict=True))
         command = "python -m benchmarks.retrieval"
         if arguments.embedding != EMBEDDED:
             command += f" --embedding {Path(arguments.embedding).name}"
@@ -240,9 +251,9 @@ def main() -> None:
             "## Chinese terms, BM25 alone",
             "\n".join(tokenisation(index, cases)),
             "## Insufficient information",
-            "Each question judged by a confidence that was fitted on all the others; the held-out "
-            "ones by one that saw none of them.",
-            "\n".join(abstention(found, cases)),
+            "Each question judged by a confidence that was fitted on all the others, of all "
+            f"folders (notes, {', '.join(MORE)}); the held-out ones by one that saw none of them.",
+            "\n".join(abstention(found)),
         ]
     arguments.output.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     print(f"wrote {arguments.output}")

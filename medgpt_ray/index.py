@@ -48,7 +48,10 @@ def ask(directory: str, questions: list[str], count: int, reranker: str | None) 
         print(f"searched for: {findings.question}")
     if not findings.sufficient:
         print(INSUFFICIENT_CHINESE if is_chinese(questions[-1]) else INSUFFICIENT)
-        print(f"(confidence {findings.confidence:.2f}, below {THRESHOLD}; nearest passages follow)")
+        reason = f"confidence {findings.confidence:.2f}, below {THRESHOLD}"
+        if findings.unnamed:
+            reason = f"the nearest passage does not name {', '.join(findings.unnamed)}"
+        print(f"({reason}; nearest passages follow)")
     for number, hit in enumerate(findings.hits, start=1):
         print(f"\n[{number}] {hit.citation}\n{hit.chunk.text}")
     if findings.sufficient:

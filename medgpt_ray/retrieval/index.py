@@ -19,10 +19,18 @@ from typing import NamedTuple
 
 from medgpt_ray.retrieval.build import FILE
 from medgpt_ray.retrieval.chunks import Chunk
-from medgpt_ray.retrieval.confidence import MINILM, THRESHOLD, WORDS_ONLY, Calibration, Evidence
+from medgpt_ray.retrieval.confidence import (
+    MINILM,
+    THRESHOLD,
+    WORDS_ONLY,
+    Calibration,
+    Evidence,
+    no_evidence,
+)
 from medgpt_ray.retrieval.conversation import condense
 from medgpt_ray.retrieval.embedding import EMBEDDED_SHA256, Embedder
 from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.retrieval.names import holds, names
 from medgpt_ray.retrieval.reranker import CrossEncoder
 from medgpt_ray.retrieval.store import Store
 from medgpt_ray.retrieval.terms import is_chinese, question_terms
@@ -60,6 +68,8 @@ class Findings:
     hits: tuple[Hit, ...]
     confidence: float
     """That the best hit answers the question, as calibrated."""
+    unnamed: tuple[str, ...] = ()
+    """Names in the question that the best hit lacks, so that it answers another question."""
 
     @property
     def sufficient(self) -> bool:
@@ -69,7 +79,8 @@ class Findings:
 class Candidate(NamedTuple):
     id: int
     score: float
-    evidence: Evidence
+    cosine: float
+    """0 where the model cannot read the question."""
 
 
 class Question:
@@ -81,6 +92,7 @@ class Question:
         self.own_terms = question_terms(turns[-1])
         self.vector = embedder.embed_question(self.text)
         self.readable = embedder.coverage(self.text) >= _READABLE
+        self.names = names(self.text, embedder.count)
         self.chunks = len(store)
         self.holders = {term: store.with_term(term) for term in self.terms}
 
@@ -103,10 +115,6 @@ class Question:
     def own_coverage(self, id: int) -> float:
         """Of what the last turn says itself, without the subject that it took from before."""
         return self._share(id, self.own_terms)
-
-    def evidence(self, id: int, cosine: float) -> Evidence:
-        chinese = float(is_chinese(self.text))
-        return Evidence(self.matched(id), self.own_coverage(id), cosine, chinese)
 
     def _share(self, id: int, terms: Sequence[str]) -> float:
         total = sum(self.rarity[term] for term in terms)
@@ -148,8 +156,8 @@ class Index:
         question = self.question(*turns)
         best = self.rank(question)[:count]
         hits = tuple(Hit(*self.store.chunk(found.id), found.score) for found in best)
-        confidence = self.calibration.confidence(best[0].evidence) if best else 0.0
-        return Findings(question.text, hits, confidence)
+        confidence = self.calibration.confidence(self.evidence(question, best))
+        return Findings(question.text, hits, confidence, self.unnamed(question, best))
 
     def rank(self, question: Question) -> list[Candidate]:
         """Every candidate, best first."""
@@ -160,10 +168,31 @@ class Index:
             passages = [self.store.chunk(id)[1].searched for id in ids]
             scores = self._reranker.scores(question.text, passages)
         found = [
-            Candidate(id, score, question.evidence(id, cosines.get(id, 0.0)))
+            Candidate(id, score, cosines.get(id, 0.0))
             for id, score in zip(ids, scores, strict=True)
         ]
         return sorted(found, key=lambda candidate: (-candidate.score, candidate.id))
+
+    def evidence(self, question: Question, ranked: Sequence[Candidate]) -> Evidence:
+        """That the best candidate answers the question."""
+        chinese = is_chinese(question.text)
+        if not ranked or self.unnamed(question, ranked):
+            return no_evidence(chinese)
+        id, _, cosine = ranked[0]
+        return Evidence(question.matched(id), question.own_coverage(id), cosine, float(chinese))
+
+    def unnamed(self, question: Question, ranked: Sequence[Candidate]) -> tuple[str, ...]:
+        """Names in the question that the best candidate and its path lack, in every form."""
+        if not ranked:
+            return ()
+        id = ranked[0].id
+        path, chunk = self.store.chunk(id)
+        passage = f"{path}\n{chunk.searched}"
+        return tuple(
+            name
+            for name in question.names
+            if id not in question.holders.get(name, ()) and not holds(passage, name)
+        )
 
     def question(self, *turns: str) -> Question:
         return Question(turns, self.store, self._embedder)

@@ -8,7 +8,6 @@ from pathlib import Path
 from medgpt_ray.retrieval.confidence import THRESHOLD, Evidence, fit
 from medgpt_ray.retrieval.errors import RetrievalError
 from medgpt_ray.retrieval.index import Index
-from medgpt_ray.retrieval.terms import is_chinese
 
 FEWEST = 10
 """Questions of either kind; from fewer nothing can be calibrated."""
@@ -27,6 +26,9 @@ class Case:
     """What the user asked before."""
     heldout: bool = False
     """Kept out of every fit and choice."""
+    lacks: str = ""
+    """Where `source` is null: "subject" for another drug, disease or device than the documents
+    have, "fact" for something that they do not tell about theirs, "" for another topic."""
 
     @property
     def turns(self) -> tuple[str, ...]:
@@ -69,12 +71,8 @@ def place(index: Index, case: Case, ids: Sequence[int]) -> int | None:
 
 def evidence(index: Index, cases: Sequence[Case]) -> list[Evidence]:
     """Of the first passage for each question, which is what `confidence` judges."""
-    found = []
-    for case in cases:
-        best = index.rank(index.question(*case.turns))[:1]
-        nothing = Evidence(0.0, 0.0, 0.0, float(is_chinese(case.question)))
-        found.append(best[0].evidence if best else nothing)
-    return found
+    questions = [index.question(*case.turns) for case in cases]
+    return [index.evidence(question, index.rank(question)) for question in questions]
 
 
 def cross_validated(evidence: Sequence[Evidence], answerable: Sequence[bool]) -> list[bool]:

@@ -39,7 +39,7 @@ def question_terms(text: str) -> list[str]:
         if _CHINESE.match(run):
             for part in _CHINESE_STOP.split(run):
                 found += _grams(part)
-        elif not _STOP.fullmatch(run):
+        elif not is_stop_word(run):
             found.append(run)
     return list(dict.fromkeys(found))
 
@@ -51,6 +51,10 @@ def _normalised(text: str) -> str:
 def _grams(run: str) -> list[str]:
     """高血压: 高 血 压 高血 血压."""
     return [*run, *(run[position : position + 2] for position in range(len(run) - 1))]
+
+
+def is_stop_word(word: str) -> bool:
+    return bool(_STOP.fullmatch(word))
 
 
 def is_chinese(text: str) -> bool:
