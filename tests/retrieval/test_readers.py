@@ -60,7 +60,7 @@ def test_text_with_wrapped_lines_and_capitals(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 def test_chinese_text_with_numbered_headings(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "痛风.txt"
     text = (
@@ -88,6 +88,25 @@ def test_jsonl_with_english_and_chinese_keys(tmp_path: Path) -> None:
         ("", "Alone.", line(4)),
     ]
     assert [block.section for block in blocks] == [1, 1, 2, 3]
+
+
+def test_jsonl_keeps_what_stands_beside_an_instruction(tmp_path: Path) -> None:
+    file = tmp_path / "alpaca.jsonl"
+    file.write_text(
+        '{"instruction": "Answer the patient.", "input": "May I drive?", "output": "Not yet."}\n'
+        '{"question": "Dose?", "context": "Kidneys are weak.", "answer": "Half.", "input": ""}\n'
+    )
+    assert [(block.heading[0], block.text) for block in read(file)] == [
+        ("Answer the patient.", "May I drive?"),
+        ("Answer the patient.", "Not yet."),
+        ("Dose?", "Kidneys are weak."),
+        ("Dose?", "Half."),
+    ]
+    file.write_text('{"instruction": "Alone", "input": "no answer"}\n')
+    with pytest.raises(
+        RetrievalError, match=r"no text under any of .* \(has: instruction, input\)"
+    ):
+        read(file)
 
 
 def test_jsonl_tells_every_bad_row(tmp_path: Path) -> None:
@@ -172,9 +191,10 @@ def test_pdf_without_text(tmp_path: Path, write_pdf) -> None:
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(RetrievalError, match=r"x\.txt: neither UTF-8 nor GB18030"):
-        read(tmp_path / "x.txt")
+    for data in (b"\x00\x81\xff", b"\xff\xfe\x00", b"\xff\xfe\x00\x00"):
+        (tmp_path / "x.txt").write_bytes(data)
+        with pytest.raises(RetrievalError, match=r"x\.txt: neither UTF-8, UTF-16 nor GB18030"):
+            read(tmp_path / "x.txt")
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,17 @@ def test_parts_of_a_sentence_fit_and_lose_nothing(text: str, limit: int) -> None
 def test_a_long_sentence_is_cut_after_a_clause() -> None:
     sentence = "先测血压,再量体温,最后抽血。"
     assert [part for _, part in parts(sentence, len, 10)] == ["先测血压,再量体温,", "最后抽血。"]
+
+
+def test_a_very_long_sentence_is_not_measured_again_and_again() -> None:
+    measured = 0
+
+    def measure(text: str) -> int:
+        nonlocal measured
+        measured += len(text)
+        return len(text.split())
+
+    sentence = "word " * 20_000
+    cut = list(parts(sentence, measure, 50))
+    assert [len(part.split()) for _, part in cut] == [50] * 400
+    assert measured < 30 * len(sentence)

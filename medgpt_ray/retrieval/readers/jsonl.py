@@ -11,6 +11,8 @@ from medgpt_ray.retrieval.readers.text import decode
 
 TITLES = ("title", "question", "query", "instruction", "标题", "问题", "问")
 TEXTS = ("text", "content", "answer", "output", "response", "正文", "内容", "答案", "回答", "答")
+BESIDE = ("context", "input", "背景")
+"""What may stand between a question or instruction and its answer; no text of its own."""
 _SHOWN = 5
 """Bad rows of one file that are told."""
 
@@ -33,6 +35,7 @@ def read(path: Path) -> Iterator[Block]:
             )
             continue
         outline.enter(1, " ".join(_values(row, TITLES)))
+        texts = _values(row, BESIDE) + texts
         blocks += [outline.block([(text, Place(line=number))]) for text in texts]
     if len(problems) > _SHOWN:
         problems[_SHOWN:] = [f"{path}: ... and {len(problems) - _SHOWN} more such rows"]

@@ -39,9 +39,8 @@ def blocks(lines: Sequence[Line]) -> Iterator[Block]:
     outline, paragraph, first = Outline(), list[Line](), True
     widths = [width(text) for text, _ in lines if text.strip()]
     shortest_wrapped = _SHORT * median(widths) if widths else 0
-    for number, (raw, place) in enumerate(lines):
+    for (raw, place), following in zip(lines, _following(lines), strict=True):
         text = raw.strip()
-        following = next((line.strip() for line, _ in lines[number + 1 :] if line.strip()), "")
         level = heading_level(text, following) if text else None
         if text and first:
             first = False
@@ -59,6 +58,14 @@ def blocks(lines: Sequence[Line]) -> Iterator[Block]:
                 paragraph = []
     if paragraph:
         yield outline.block(paragraph)
+
+
+def _following(lines: Sequence[Line]) -> list[str]:
+    """For each line the next one with text, "" after the last."""
+    found = [""]
+    for text, _ in reversed(lines):
+        found.append(text.strip() or found[-1])
+    return found[-2::-1]
 
 
 def _is_title(text: str, following: str) -> bool:

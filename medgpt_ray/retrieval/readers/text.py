@@ -1,5 +1,6 @@
-"""Text files, in UTF-8 or, as older Chinese files are, in GB18030."""
+"""Text files: in UTF-8, in UTF-16 as Windows writes it, or in GB18030 as older Chinese ones are."""
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,12 @@ def read(path: Path) -> Iterator[Block]:
 
 def decode(path: Path) -> str:
     data = path.read_bytes()
-    for encoding in ("utf-8-sig", "gb18030"):
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if wide else ("utf-8-sig", "gb18030"):
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
             return text
-    raise RetrievalError([f"{path}: neither UTF-8 nor GB18030 text, convert it to UTF-8"])
+    raise RetrievalError([f"{path}: neither UTF-8, UTF-16 nor GB18030 text, convert it to UTF-8"])
