@@ -36,6 +36,8 @@ def build(folder: str, output: str, embedding: str) -> None:
             print(mark, path)
     for path in report.ignored:
         print("  not read:", path)
+    for remark in report.remarks:
+        print("  passed over:", remark)
     counts = ("added", "changed", "removed", "unchanged")
     summary = ", ".join(f"{len(getattr(report, name))} {name}" for name in counts)
     print(f"{output}: {summary}; {report.chunks} chunks")

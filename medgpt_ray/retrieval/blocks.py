@@ -33,6 +33,13 @@ class Block:
         return self.places[bisect_right(self.places, offset, key=lambda entry: entry[0]) - 1][1]
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What a reader passes over in a file, and what to do about it."""
+
+    text: str
+
+
 class Outline:
     """The titles above the text that is being read."""
 

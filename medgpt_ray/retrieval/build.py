@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medgpt_ray.retrieval import readers
+from medgpt_ray.retrieval.blocks import Block, Remark
 from medgpt_ray.retrieval.chunks import Chunk, chunks
 from medgpt_ray.retrieval.confidence import Calibration
 from medgpt_ray.retrieval.embedding import Embedder
@@ -38,6 +39,8 @@ class Report:
     unchanged: tuple[str, ...]
     ignored: tuple[str, ...]
     """Files of a kind that is not read."""
+    remarks: tuple[str, ...]
+    """What was passed over in the files that were read now."""
     chunks: int
 
 
@@ -56,7 +59,7 @@ def build(
             known = store.files()
             stale = [path for path, sha256 in hashes.items() if known.get(path) != sha256]
             removed = tuple(sorted(known.keys() - hashes.keys()))
-            fresh = _read(folder, stale, embedder)
+            fresh, remarks = _read(folder, stale, embedder)
             done, total = 0, sum(map(len, fresh.values()))
             with store.write():
                 for path in [*removed, *(path for path in stale if path in known)]:
@@ -75,6 +78,7 @@ def build(
         removed=removed,
         unchanged=tuple(path for path in hashes if path not in stale),
         ignored=tuple(ignored),
+        remarks=tuple(remarks),
         chunks=count,
     )
 
@@ -130,20 +134,26 @@ def _working_copy(index: Path, working: Path, embedder: Embedder) -> Store:
     return store
 
 
-def _read(folder: Path, paths: list[str], embedder: Embedder) -> dict[str, list[Chunk]]:
+def _read(
+    folder: Path, paths: list[str], embedder: Embedder
+) -> tuple[dict[str, list[Chunk]], list[str]]:
+    """The chunks of each file, and the remarks on them."""
     limit = min(CHUNK_TOKENS, embedder.max_tokens) - _MARKERS
-    problems, found = list[str](), dict[str, list[Chunk]]()
+    problems, remarks, found = list[str](), list[str](), dict[str, list[Chunk]]()
     for path in paths:
         try:
-            found[path] = list(chunks(readers.read(folder / path), embedder.count, limit))
+            parts = readers.read(folder / path)
         except RetrievalError as error:
             problems += error.problems
             continue
+        remarks += [part.text for part in parts if isinstance(part, Remark)]
+        blocks = [part for part in parts if isinstance(part, Block)]
+        found[path] = list(chunks(blocks, embedder.count, limit))
         if not found[path]:
             problems.append(f"{folder / path}: no text in it")
     if problems:
         raise RetrievalError(problems)
-    return found
+    return found, remarks
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from medgpt_ray.retrieval.chunks import Chunk
 from medgpt_ray.retrieval.errors import RetrievalError
 from medgpt_ray.retrieval.terms import terms
 
-FORMAT = 1
+FORMAT = 2
 """Of the file and of what readers and chunker make; another number means: build anew."""
 
 _SCHEMA = """

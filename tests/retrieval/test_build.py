@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from pypdf import PdfWriter
 
 from medgpt_ray.retrieval.build import FILE, build
 from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
@@ -75,6 +77,18 @@ def test_only_new_and_changed_files_are_embedded(folder: Path, tmp_path: Path, r
     texts = [hit.chunk.text for hit in Index.open(tmp_path / "index").search("gout drug").hits]
     assert "Allopurinol 100 mg daily." in texts
     assert "Colchicine 1 mg first." not in texts
+
+
+def test_pages_that_are_passed_over_are_told_once(
+    folder: Path, tmp_path: Path, recorder, write_pdf
+) -> None:
+    Image.new("L", (20, 20)).save(tmp_path / "scan.pdf")
+    writer = PdfWriter(clone_from=write_pdf(tmp_path / "text.pdf", [["Give 5 mg."]]))
+    writer.append(tmp_path / "scan.pdf")
+    writer.write(folder / "mixed.pdf")
+    (remark,) = build(folder, tmp_path / "index", recorder).remarks
+    assert remark.startswith(f"{folder}/mixed.pdf, p. 2: ")
+    assert build(folder, tmp_path / "index", recorder).remarks == ()
 
 
 def test_a_removed_file_disappears(folder: Path, tmp_path: Path, recorder) -> None:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import docx
 import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsmap
+from PIL import Image
 from pypdf import PdfWriter
 
-from medgpt_ray.retrieval.blocks import Block, Place
+from medgpt_ray.retrieval.blocks import Block, Place, Remark
 from medgpt_ray.retrieval.errors import RetrievalError
 from medgpt_ray.retrieval.readers import read
 
@@ -134,8 +137,109 @@ def test_word(tmp_path: Path) -> None:
     document.save(str(tmp_path / "sepsis.docx"))
     assert shown(read(tmp_path / "sepsis.docx")) == [
         ("Sepsis > First hour", "Take cultures.", line(3)),
-        ("Sepsis > First hour", "Situation: Shock; Within: one hour", line(4)),
+        ("Sepsis > First hour", "Situation: Within", line(4)),
+        ("Sepsis > First hour", "Shock: one hour", line(4)),
     ]
+
+
+def _word(tmp_path: Path, body: str) -> list[str]:
+    """The texts that are read from a Word file with this body in it."""
+    names = " ".join(f'xmlns:{name}="{nsmap[name]}"' for name in ("w", "wp", "a"))
+    document = docx.Document()
+    for element in parse_xml(f"<w:body {names}>{body}</w:body>"):
+        document.element.body.insert_element_before(element, "w:sectPr")
+    document.save(str(tmp_path / "note.docx"))
+    return [block.text for block in read(tmp_path / "note.docx")]
+
+
+def _run(text: str, properties: str = "") -> str:
+    space = 'xml:space="preserve"'
+    return f"<w:r><w:rPr>{properties}</w:rPr><w:t {space}>{text}</w:t></w:r>"
+
+
+def test_word_is_read_with_its_changes_accepted(tmp_path: Path) -> None:
+    deleted = "<w:del><w:r><w:delText>10 mg</w:delText></w:r></w:del>"
+    body = (
+        f"<w:p>{_run('Give ')}<w:ins>{_run('5 mg')}</w:ins>{deleted}{_run(' daily.')}</w:p>"
+        f"<w:p><w:moveFrom>{_run('Moved away.')}</w:moveFrom></w:p>"
+        f"<w:p><w:moveTo>{_run('Moved here.')}</w:moveTo></w:p>"
+    )
+    assert _word(tmp_path, body) == ["Give 5 mg daily.", "Moved here."]
+
+
+def test_content_controls_and_text_boxes_of_word(tmp_path: Path) -> None:
+    def control(content: str) -> str:
+        return f"<w:sdt><w:sdtPr/><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+    box = f"<w:txbxContent><w:p>{_run('In the box.')}</w:p></w:txbxContent>"
+    body = (
+        control(f"<w:p>{_run('A whole paragraph.')}</w:p>")
+        + f"<w:p>{_run('Dose: ')}{control(_run('5 mg'))}</w:p>"
+        + f"<w:p>{_run('Beside a box.')}<w:r><w:pict>{box}</w:pict></w:r></w:p>"
+    )
+    assert _word(tmp_path, body) == [
+        "A whole paragraph.",
+        "Dose: 5 mg",
+        "Beside a box.",
+        "In the box.",
+    ]
+
+
+def _table(*rows: list[str], header: str = "") -> str:
+    """Of cells that are text or the XML of a cell."""
+
+    def cell(content: str) -> str:
+        known = content.startswith("<w:tc>")
+        return content if known else f"<w:tc><w:p>{_run(content)}</w:p></w:tc>"
+
+    marks = [header, *[""] * (len(rows) - 1)]
+    cells = ["".join(map(cell, row)) for row in rows]
+    pairs = zip(marks, cells, strict=True)
+    inner = "".join(f"<w:tr><w:trPr>{mark}</w:trPr>{row}</w:tr>" for mark, row in pairs)
+    return f"<w:tbl><w:tblPr/><w:tblGrid/>{inner}</w:tbl>"
+
+
+def test_tables_of_word(tmp_path: Path) -> None:
+    labels = _table(["Drug", "Warfarin"], ["Dose:", "5 mg"])
+    assert _word(tmp_path, labels) == ["Drug: Warfarin", "Dose: 5 mg"]
+    marked = _table(["Drug", "Most"], ["Warfarin", "5 mg"], header="<w:tblHeader/>")
+    assert _word(tmp_path, marked) == ["Drug: Warfarin; Most: 5 mg"]
+    nested = f"<w:tc><w:p>{_run('See')}</w:p>{labels}<w:p/></w:tc>"
+    three = _table(["Name", "Age", "Plan"], ["Li", "40", nested])
+    assert _word(tmp_path, three) == ["Name: Li; Age: 40; Plan: See Drug: Warfarin Dose: 5 mg"]
+
+
+def test_merged_cells_of_word(tmp_path: Path) -> None:
+    def merged(text: str, mark: str) -> str:
+        return f"<w:tc><w:tcPr>{mark}</w:tcPr><w:p>{_run(text)}</w:p></w:tc>"
+
+    begins, goes_on = '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+    wide = '<w:gridSpan w:val="2"/>'
+    body = _table(
+        ["Drug", "Use", "Dose"],
+        [merged("Aspirin", begins), "pain", "500 mg"],
+        [merged("", goes_on), "heart", "75 mg"],
+        [merged("Any other", wide), "ask"],
+    )
+    assert _word(tmp_path, body) == [
+        "Drug: Aspirin; Use: pain; Dose: 500 mg",
+        "Drug: Aspirin; Use: heart; Dose: 75 mg",
+        "Drug: Any other; Dose: ask",
+    ]
+
+
+def test_numbers_of_lists(tmp_path: Path) -> None:
+    document = docx.Document()
+    for text in ("Wash hands.", "Draw up."):
+        document.add_paragraph(text, style="List Number")
+    document.add_paragraph("No number.", style="List Bullet")
+    document.add_paragraph("Inject.", style="List Number")
+    document.save(str(tmp_path / "steps.docx"))
+    texts = [block.text for block in read(tmp_path / "steps.docx")]
+    assert texts == ["1. Wash hands.", "2. Draw up.", "No number.", "3. Inject."]
+    (tmp_path / "steps.md").write_text("3. Wash\n   hands.\n\n   More.\n4. Inject.\n\n- dot\n")
+    texts = [block.text for block in read(tmp_path / "steps.md")]
+    assert texts == ["3. Wash hands.", "More.", "4. Inject.", "dot"]
 
 
 @pytest.mark.parametrize("content", [b"not a zip", b"PK\x03\x04 cut off", b""])
@@ -188,6 +292,18 @@ def test_broken_pdf(tmp_path: Path, content: bytes) -> None:
 def test_pdf_without_text(tmp_path: Path, write_pdf) -> None:
     with pytest.raises(RetrievalError, match=r"scan\.pdf: no text in it .*ocrmypdf"):
         read(write_pdf(tmp_path / "scan.pdf", [[]]))
+
+
+def test_a_scanned_page_among_others_is_told(tmp_path: Path, write_pdf) -> None:
+    Image.new("L", (20, 20)).save(tmp_path / "scan.pdf")
+    writer = PdfWriter(clone_from=write_pdf(tmp_path / "text.pdf", [["Give 5 mg."], []]))
+    writer.append(tmp_path / "scan.pdf")
+    writer.write(tmp_path / "mixed.pdf")
+    remark, block = read(tmp_path / "mixed.pdf")
+    assert block.text == "Give 5 mg."
+    assert isinstance(remark, Remark)
+    assert "mixed.pdf, p. 3: only a picture" in remark.text
+    assert "ocrmypdf --skip-text" in remark.text
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from medgpt_ray.retrieval.blocks import Block
+from medgpt_ray.retrieval.blocks import Block, Remark
 
 _MODULES = {
     ".docx": "word",
@@ -17,8 +17,8 @@ _MODULES = {
 SUFFIXES = tuple(_MODULES)
 
 
-def read(path: Path) -> list[Block]:
-    """The blocks of a file with one of `SUFFIXES`; raises `RetrievalError` that names the file."""
+def read(path: Path) -> list[Block | Remark]:
+    """What is in a file with one of `SUFFIXES`; raises `RetrievalError` that names the file."""
     module = import_module(f"{__name__}.{_MODULES[path.suffix.lower()]}")
-    reader: Callable[[Path], Iterator[Block]] = module.read
+    reader: Callable[[Path], Iterator[Block | Remark]] = module.read
     return list(reader(path))

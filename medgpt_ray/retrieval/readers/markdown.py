@@ -39,9 +39,21 @@ def _walk(nodes: Sequence[SyntaxTreeNode], outline: Outline) -> Iterator[Block]:
         elif node.type in ("paragraph", "fence", "code_block"):
             lines = _code(node) if node.type != "paragraph" else _paragraph(node)
             if lines:
-                yield outline.block(lines)
+                text, place = lines[0]
+                yield outline.block([(_item_number(node) + text, place), *lines[1:]])
         else:
             yield from _walk(node.children, outline)
+
+
+def _item_number(node: SyntaxTreeNode) -> str:
+    """ "3. " for the first paragraph of the third item of an ordered list, "" elsewhere."""
+    item = node.parent
+    if item is None or item.type != "list_item" or node.previous_sibling or not item.parent:
+        return ""
+    if item.parent.type != "ordered_list":
+        return ""
+    first = int(item.parent.attrs.get("start", 1))
+    return f"{first + item.parent.children.index(item)}. "
 
 
 def _html(source: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pypdf import PdfReader
 from pypdf.errors import DependencyError, PyPdfError
 
-from medgpt_ray.retrieval.blocks import Block, Place
+from medgpt_ray.retrieval.blocks import Block, Place, Remark
 from medgpt_ray.retrieval.errors import RetrievalError
 from medgpt_ray.retrieval.readers import lines
 
@@ -15,12 +15,17 @@ _PAGE_NUMBER = re.compile(r"\W*(page\s*|第\s*)?\d+(\s*(/|of)\s*\d+)?(\s*页)?\W
 _HYPHEN = re.compile(r"(?<=[a-z])-$")
 
 
-def read(path: Path) -> Iterator[Block]:
+def read(path: Path) -> Iterator[Block | Remark]:
     try:
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
             raise RetrievalError([f"{path}: encrypted, decrypt it first: qpdf --decrypt IN OUT"])
         pages = [page.extract_text() for page in reader.pages]
+        pictures = [
+            number
+            for number, page in enumerate(reader.pages, start=1)
+            if not pages[number - 1].strip() and len(page.images)
+        ]
     except (PyPdfError, DependencyError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, RetrievalError):
             raise
@@ -29,7 +34,11 @@ def read(path: Path) -> Iterator[Block]:
         raise RetrievalError(
             [f"{path}: no text in it (scanned?), run it through OCR: ocrmypdf IN OUT"]
         )
-    return lines.blocks(_rejoined(pages))
+    if pictures:
+        shown = ", ".join(map(str, pictures))
+        fix = "run it through OCR: ocrmypdf --skip-text IN OUT"
+        yield Remark(f"{path}, p. {shown}: only a picture and no text (scanned?), {fix}")
+    yield from lines.blocks(_rejoined(pages))
 
 
 def _rejoined(pages: list[str]) -> list[lines.Line]:
