@@ -87,7 +87,7 @@ class Question:
     """What is known of a question before anything is ranked; `turns` are what the user asked."""
 
     def __init__(self, turns: Sequence[str], store: Store, embedder: Embedder) -> None:
-        self.text = condense(turns)
+        self.text = condense(turns, lambda text: names(text, embedder.count))
         self.terms = question_terms(self.text)
         self.own_terms = question_terms(turns[-1])
         self.vector = embedder.embed_question(self.text)
