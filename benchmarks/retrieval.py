@@ -181,7 +181,10 @@ def abstention(sets: Mapping[str, Sequence[tuple[Evidence, Case]]]) -> list[str]
             right = [float(yes) for yes, case in members if case.source is not None]
             wrong = [float(not yes) for yes, case in members if case.source is None]
             other = [float(not yes) for yes, case in members if case.lacks == "subject"]
-            columns = [f"{interval(some)}, n {len(some)}" for some in (right, wrong, other) if some]
+            columns = [
+                f"{interval(some)}, n {len(some)}" if some else "-"
+                for some in (right, wrong, other)
+            ]
             lines.append(f"| {group} | {source} | {' | '.join(columns)} |")
     return lines
 

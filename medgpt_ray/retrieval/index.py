@@ -30,7 +30,7 @@ from medgpt_ray.retrieval.confidence import (
 from medgpt_ray.retrieval.conversation import condense
 from medgpt_ray.retrieval.embedding import EMBEDDED_SHA256, Embedder
 from medgpt_ray.retrieval.errors import RetrievalError
-from medgpt_ray.retrieval.names import holds, names
+from medgpt_ray.retrieval.names import alike, holds, names
 from medgpt_ray.retrieval.reranker import CrossEncoder
 from medgpt_ray.retrieval.store import Store
 from medgpt_ray.retrieval.terms import is_chinese, question_terms
@@ -40,6 +40,7 @@ CANDIDATES = 20
 HITS = 5
 _READABLE = 0.5
 """Share of a question's tokens that the embedding model must know for its vector to count."""
+_SHORTEST_MISSPELT = 6
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class Question:
 
     def __init__(self, turns: Sequence[str], store: Store, embedder: Embedder) -> None:
         self.text = condense(turns, lambda text: names(text, embedder.count))
-        self.terms = question_terms(self.text)
-        self.own_terms = question_terms(turns[-1])
+        self.terms = _spelled(question_terms(self.text), store, embedder)
+        self.own_terms = _spelled(question_terms(turns[-1]), store, embedder)
         self.vector = embedder.embed_question(self.text)
         self.readable = embedder.coverage(self.text) >= _READABLE
         self.names = names(self.text, embedder.count)
@@ -120,6 +121,21 @@ class Question:
         total = sum(self.rarity[term] for term in terms)
         held = sum(self.rarity[term] for term in terms if id in self.holders[term])
         return held / total if total else 0.0
+
+
+def _spelled(words: Sequence[str], store: Store, embedder: Embedder) -> list[str]:
+    """`words`, where no chunk has one by the word of the documents that is one letter from it.
+
+    Not those that the embedding model's tokenizer has whole: "better" is not "butter" misspelt.
+    """
+
+    def spelled(word: str) -> str:
+        if len(word) < _SHORTEST_MISSPELT or embedder.count(word) == 1 or store.with_term(word):
+            return word
+        known = (other for other in store.words_like(word) if alike(word, other))
+        return next((other for other in known if store.with_term(other)), word)
+
+    return list(dict.fromkeys(map(spelled, words)))
 
 
 class Index:

@@ -46,10 +46,11 @@ def holds(passage: str, name: str) -> bool:
     """Whether `name` stands in `passage`, in English with one letter wrong, missing or too many."""
     if is_chinese(name):
         return name in passage
-    return any(_alike(name, match[0].lower()) for match in _LATIN.finditer(passage))
+    return any(alike(name, match[0].lower()) for match in _LATIN.finditer(passage))
 
 
-def _alike(one: str, other: str) -> bool:
+def alike(one: str, other: str) -> bool:
+    """Whether two words are the same but for one letter, or two that changed places."""
     if abs(len(one) - len(other)) > 1:
         return False
     start = next(_differences(one, other), len(min(one, other, key=len)))

@@ -36,10 +36,14 @@ create index chunks_of_file on chunks (file);
 create virtual table terms using fts5(
     words, content='', contentless_delete=1, tokenize='porter unicode61'
 );
+create table words (word text primary key) without rowid;
 create virtual table vectors using vec0(
     id integer primary key, vector float[{dimension}] distance_metric=cosine
 );
 """
+
+_SHORTEST_WORD = 5
+"""That a misspelt one may stand for."""
 
 Vector = npt.NDArray[np.float32]
 
@@ -119,6 +123,8 @@ class Store:
                 "insert into terms (rowid, words) values (?, ?)",
                 (id, " ".join(terms(chunk.searched))),
             )
+            words = ((word,) for word in set(terms(chunk.searched)) if len(word) >= _SHORTEST_WORD)
+            self._connection.executemany("insert or ignore into words values (?)", words)
             run("insert into vectors values (?, ?)", (id, vector.astype("<f4").tobytes()))
             count += 1
         return count
@@ -167,6 +173,13 @@ class Store:
     def with_term(self, word: str) -> set[int]:
         """Ids of the chunks with `word`, in any of its forms."""
         return set(self._ids("select rowid from terms where terms match ?", (_quoted(word),)))
+
+    def words_like(self, word: str) -> list[str]:
+        """Words that begin as `word` does and are at most one letter shorter or longer. Files that
+        were removed may have had them alone."""
+        query = """select word from words where word >= ? and word < ? || char(1114111)
+            and abs(length(word) - length(?)) <= 1"""
+        return [found for (found,) in self._connection.execute(query, (word[0], word[0], word))]
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
         return [id for (id,) in self._connection.execute(query, values)]

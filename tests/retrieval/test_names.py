@@ -74,3 +74,8 @@ def test_the_subject_of_a_conversation_is_a_name_too(leaflets: Index) -> None:
 def test_a_name_in_another_form_or_in_the_name_of_the_file_is_held(leaflets: Index) -> None:
     assert not leaflets.search("Which diuretic raises the level, furosemid?").unnamed
     assert not leaflets.search("The usual dose of citalopram?").unnamed
+
+
+def test_a_misspelt_word_is_found_and_a_common_one_is_not_respelt(leaflets: Index) -> None:
+    assert leaflets.question("lithum and diuretiks").terms == ["lithium", "diuretics"]
+    assert leaflets.question("lavel of tables").terms == ["lavel", "tables"]  # short; common
