@@ -56,6 +56,8 @@ def test_ask_says_that_information_is_insufficient(index: Path) -> None:
     assert out.startswith("Insufficient information")
     _, out, _ = medgpt("index", "ask", index, "白癜风怎么治疗?")
     assert out.startswith("资料不足")
+    _, out, _ = medgpt("index", "ask", index, "What INR is right on acenocoumarol?")
+    assert "(the nearest passage does not name acenocoumarol; nearest passages follow)" in out
 
 
 def test_calibrate_measures_and_changes_the_confidence(index: Path, tmp_path: Path) -> None:
