@@ -15,7 +15,7 @@ from medgpt_ray.actors.plan import ModelFacts, PlanError, plan
 from medgpt_ray.config.loader import ConfigError, load
 from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.schema import Critic, Learner, Model, PpoRun, RlRun
+from medgpt_ray.config.schema import Critic, Full, Learner, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 from medgpt_ray.preflight_machine import kv_cache, nearest_folder, resources
 from medgpt_ray.tracking.checkpoints import Checkpoints
@@ -179,7 +179,13 @@ def _network(config: RunConfig) -> Iterator[str]:
     from medgpt_ray.models.reward import load_reward_model
 
     load = load_reward_model if config.stage == "rm" else load_policy
-    yield from _not_to_be_opened("model", config.model, partial(load, seed=config.seed))
+    found = list(_not_to_be_opened("model", config.model, partial(load, seed=config.seed)))
+    yield from found
+    if not found and isinstance(config.model.adaptation, Full) and _quantised(config.model.path):
+        yield (
+            f"model.adaptation: {config.model.path} is quantised, and such weights cannot be "
+            "trained: set kind: qlora, or name the model that it was made from"
+        )
 
 
 def _reference(config: DpoRun | KtoRun) -> Iterator[str]:
@@ -210,9 +216,17 @@ def _not_to_be_opened(key: str, section: Model, load: Callable[..., Any]) -> Ite
     hf_logging.set_verbosity_error()  # its tables of weights say what we say in a line
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT looks for all its kernels
     try:
+        if _quantised(section.path):
+            return  # config.json does not tell the shapes of packed weights
         load(section.model_copy(update={"dtype": "float32", "attention": "sdpa"}), empty=True)
     except ModelError as error:
         yield _named(key, error)
+
+
+def _quantised(path: str) -> bool:
+    from medgpt_ray.models.load import hf_config
+
+    return hasattr(hf_config(path), "quantization_config")
 
 
 def _named(key: str, error: Exception) -> str:

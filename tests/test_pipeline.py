@@ -75,6 +75,11 @@ def test_a_dry_run_shows_the_stages_and_starts_nothing(folder: Path, tiny_model:
             5,
             "stage dpo: output_dir: given twice, keep one",
         ),
+        (
+            [{**SFT, "config": "demo/ppo-pipeline"}],
+            4,
+            "stage sft: config: demo/ppo-pipeline is a pipeline itself: name its stages here",
+        ),
         ([{**SFT, "config": "nowhere.yaml"}], 4, "stage sft: nowhere.yaml: no such file or preset"),
     ],
 )

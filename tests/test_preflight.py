@@ -15,6 +15,7 @@ from medgpt_ray import preflight
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun, PpoRun
 from medgpt_ray.config.supervised import DpoRun, SftRun
+from medgpt_ray.export import export
 from medgpt_ray.models.load import open_tokenizer
 from medgpt_ray.preflight import PreflightError, check
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -136,6 +137,15 @@ def test_weights_and_their_config_that_do_not_fit(
     (directory / "config.json").write_text(json.dumps(settings | changes))
     found = problems(make(model={"path": str(directory), "dtype": "float32"}))
     only(rf"^model\.path: {directory}: .*{pattern}", found)
+
+
+def test_a_quantised_model_takes_adapters_only(
+    make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    export(str(tiny_model), str(tmp_path / "packed"), None, 4, None)
+    model = {"path": str(tmp_path / "packed"), "dtype": "float32"}
+    only(r"^model\.adaptation: .*packed is quantised", problems(make(model=model)))
+    check(make(model=model | {"adaptation": {"kind": "qlora"}}), resume=False)
 
 
 def test_a_missing_shard_is_named(make: Make, tiny_model: Path, tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ def expand(loaded: Loaded) -> list[StageRun]:
         except ConfigError as error:
             problems += [_told(problem, place, stage, loaded) for problem in error.problems]
             continue
+        if isinstance(run.config, Pipeline):
+            text = f"config: {stage.config} is a pipeline itself: name its stages here"
+            problems.append(_told(text, place, stage, loaded))
+            continue
         base = run.config.model.path
         if stage.model in runs:
             base = runs[stage.model].base
