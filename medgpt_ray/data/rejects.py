@@ -1,6 +1,7 @@
 """Bad rows of a run: an error, or a file that says what was left out and why."""
 
 import json
+import os
 from pathlib import Path
 
 from medgpt_ray.config.supervised import SupervisedData
@@ -17,8 +18,10 @@ class Rejects:
         self.file, self.data = file, data
         self.problems: dict[str, str] = {}
         if file.exists():
-            with file.open(encoding="utf-8") as lines:  # which U+2028 in a row does not end
-                known = [json.loads(line) for line in lines]
+            text = file.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            os.truncate(file, len(whole))  # of a line that a kill cut off the row is met again
+            known = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
             self.problems = {row["place"]: row["problem"] for row in known}
 
     def add(self, place: str, problem: str, raw: str) -> None:
