@@ -17,7 +17,7 @@ from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Critic, Full, Learner, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
-from medgpt_ray.preflight_machine import kv_cache, nearest_folder, resources
+from medgpt_ray.preflight_machine import kv_cache, memory, nearest_folder, resources
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
@@ -77,8 +77,9 @@ def check(config: RunConfig, resume: bool) -> None:
     problems += resources(config)
     problems += _sharding(config)
     problems += _deepspeed(config)
-    if isinstance(config, RlRun) and facts is not None:
-        problems += kv_cache(config, facts)
+    if facts is not None:
+        problems += memory(config, facts)
+        problems += kv_cache(config, facts) if isinstance(config, RlRun) else ()
     if problems:
         raise PreflightError(problems)
 

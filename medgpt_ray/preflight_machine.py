@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from medgpt_ray.actors.plan import GIB, ModelFacts, Plan, kv_bytes_per_token, without_memory
+from medgpt_ray.actors.plan import GIB, ModelFacts, Plan, kv_bytes_per_token, plan, without_memory
 from medgpt_ray.config.paths import EVERYWHERE, named_paths
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import RlRun
@@ -32,6 +32,26 @@ def kv_cache(config: RlRun, facts: ModelFacts) -> Iterator[str]:
         yield (
             f"rollout.kv_cache_gib: {config.rollout.kv_cache_gib} GiB do not hold one sequence of "
             f"{longest} tokens, which takes {needed / GIB:.3f} GiB"
+        )
+
+
+def memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
+    """Roles on the CPUs of this machine must fit into its memory: what does not is killed by the
+    kernel, without a word. GPUs say so themselves, and other nodes are not looked at."""
+    if config.cluster.in_use:
+        return
+    roles = [role for role in plan(config, facts).roles if not role.gpus]
+    needed = sum(role.workers * role.memory.sure for role in roles)
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > has:
+        shares = ", ".join(
+            f"{role.name} {role.workers} x {role.memory.sure / GIB:.1f}" for role in roles
+        )
+        caches = "rollout.kv_cache_gib, " if isinstance(config, RlRun) else ""
+        yield (
+            f"memory: weights, gradients, optimizer states and caches take {needed / GIB:.1f} GiB "
+            f"({shares}), this machine has {has / GIB:.1f}: lower {caches}the workers of a role or "
+            "the size of the model, or train an adapter (model.adaptation)"
         )
 
 

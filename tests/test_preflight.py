@@ -62,6 +62,16 @@ def test_a_run_that_can_start_passes(make: Make) -> None:
     check(make(), resume=False)
 
 
+def test_what_the_memory_cannot_hold_is_refused(make: Make) -> None:
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    check(make(rollout={"kv_cache_gib": 0.9 * has}), resume=False)
+    only(
+        r"^memory: .* GiB \(policy 1 x 0\.0, rollout 2 x [\d.]+\), this machine has .*: lower "
+        r"rollout\.kv_cache_gib,",
+        problems(make(rollout={"workers": 2, "cpus": 0.5, "kv_cache_gib": 0.6 * has})),
+    )
+
+
 def test_everything_is_reported_at_once(make: Make, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"question": 3}\n{"questoin": "?"}\n')
     (tmp_path / "file").write_text("")

@@ -113,7 +113,8 @@ class Memory:
     gradients: int = 0
     """Accumulated in float32."""
     optimizer: int = 0
-    """Adam's two moments and, under bfloat16, the float32 master weights."""
+    """Adam's two moments, of 8 bits each where bitsandbytes keeps them, and, under bfloat16, the
+    float32 master weights."""
     activations: int = 0
     kv_cache: int = 0
     sync_buffer: int = 0
@@ -121,6 +122,11 @@ class Memory:
     @property
     def total(self) -> int:
         return sum(vars(self).values())
+
+    @property
+    def sure(self) -> int:
+        """Without activations, which are only guessed."""
+        return self.total - self.activations
 
 
 @dataclass(frozen=True)
@@ -290,10 +296,11 @@ def _learner(config: RunConfig, facts: ModelFacts) -> Memory:
         adapter = trained = facts.adapter_parameters(model.adaptation)
     weights = _base_bytes(config, facts) + adapter * size
     master = 4 if size == 2 else 0
+    moments = 8 if config.learner.optimizer == "adamw" else 2
     return Memory(
         weights=weights // (ranks if stage >= 3 else 1),
         gradients=trained * 4 // (ranks if stage >= 2 else 1),
-        optimizer=trained * (8 + master) // (ranks if stage >= 1 else 1),
+        optimizer=trained * (moments + master) // (ranks if stage >= 1 else 1),
         activations=_activations(config, facts, kept_layers=facts.layers, projections=3),
     )
 

@@ -103,6 +103,8 @@ def test_full_training_takes_what_adam_really_takes(tiny_model: Path, facts: Mod
     )
     memory = role(plan(run(), facts), "policy").memory
     assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, moments)
+    small = role(plan(run(learner={"optimizer": "adamw_8bit"}), facts), "policy").memory
+    assert small.optimizer == moments / 4
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
