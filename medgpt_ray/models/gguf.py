@@ -13,7 +13,6 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.merge import compare, logits
 
-TYPES = ("f32", "f16", "bf16", "q8_0")
 SCRIPT = "convert_hf_to_gguf.py"
 CONVERTER_SECONDS = 4 * 3600.0
 TOLERANCE = 0.1
