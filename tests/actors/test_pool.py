@@ -1,5 +1,7 @@
 """The pool of rollout workers on real engines and a real learner: deaths, arrivals, departures."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +160,7 @@ def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
     """gloo's own words are those of a broken connection, which alone would end the run for good."""
     pool.sync(9, seconds=120)
     learner, victim = pool.policy, pool.members[1]
+    process = ray.get(victim.actor.ready.remote(), timeout=120)["pid"]
 
     class Gloo:
         """A learner whose transfer breaks, with or without a death behind it."""
@@ -168,7 +171,7 @@ def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
             if method != "sync":
                 return learner.call(method, *arguments, seconds=seconds)
             if self.deadly:
-                ray.kill(victim.actor)
+                os.kill(process, signal.SIGKILL)  # `ray.kill` returns before the process is gone
             raise RunFailed("policy sync: policy rank 0 failed: connection reset by peer")
 
     policy = Gloo()

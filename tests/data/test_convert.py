@@ -213,7 +213,7 @@ def test_an_output_that_cannot_be_is_an_error(tmp_path: Path) -> None:
         (f"{tmp_path}/out.txt", r"unknown kind of file, expected \.jsonl, "),
         (f"{tmp_path}/none/out.jsonl", "cannot be written: .*none is no directory"),
         (f"{start}/out.jsonl", r"cannot be written: .*start\.jsonl is no directory"),
-        (f"{tmp_path}/{'x' * 240}.jsonl", "cannot be written: .*File name too long"),
+        (f"{tmp_path}/{'x' * 250}.jsonl", "cannot be written: .*File name too long"),
         (f"{tmp_path}/../{tmp_path.name}/start.jsonl", "is one of the files to convert"),
     ):
         with pytest.raises(DataError, match=expected):
