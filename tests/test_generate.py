@@ -68,6 +68,15 @@ def wait_for_more(process: subprocess.Popen[str], output: Path, before: int) -> 
         time.sleep(0.01)
 
 
+def wait_for_workers(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+    deadline = time.monotonic() + SECONDS
+    while len(found := workers(process)) < count:
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     below = psutil.Process(process.pid).children(recursive=True)
     return [child for child in below if child.name().startswith("ray::Generation")]
@@ -87,7 +96,9 @@ def test_killed_and_killed_again_it_answers_every_row_once(
     asked = rows(120)
     file, output = write(tmp_path / "in.jsonl", asked), tmp_path / "out.jsonl"
     with started(taught_model, file, output, "--workers", "2") as first:
+        wait_for_workers(first, 2)[0].kill()  # while it starts
         wait_for_more(first, output, 0)
+        assert len(wait_for_workers(first, 2)) == 2  # a new one came
         os.kill(first.pid, signal.SIGKILL)
         first.communicate(timeout=60)
     kept = parts(output)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from medgpt_ray.actors.logs import log_to
-from medgpt_ray.actors.wait import GONE, RunFailed, cause
+from medgpt_ray.actors.wait import RunFailed, cause, died
 
 START_S = 600.0
 LISTEN_S = 1.0
 ATTEMPTS = 3
-"""Workers that a shard may take with it before the run ends."""
+"""Workers that a shard, or their own start, may take with it before the run ends."""
 
 
 Running = dict[Any, tuple["Shard | None", int, float]]
@@ -124,12 +123,12 @@ def generate(
     called every second: it may raise.
 
     A worker that dies is started anew, its shard goes to whoever is free first. Raises `RunFailed`
-    where an engine cannot start or fails, a shard takes longer than `shard_s`, or takes too many
-    workers with it.
+    where an engine cannot start or fails, a shard takes longer than `shard_s`, or too many workers
+    die of the same.
     """
     actors: dict[int, Any] = {}
     running: Running = {}
-    again, deaths = deque[Shard](), Counter[int]()
+    again, deaths = deque[Shard](), Counter[str]()
 
     def start(number: int) -> None:
         actors[number] = _worker(engine, f"{logs}/generation-{number}.log")
@@ -139,12 +138,14 @@ def generate(
         start(number)
     while running:
         shard, number, answers = _first(running, logs, check)
-        if answers is None and shard is not None:
-            deaths[shard.number] += 1
-            if deaths[shard.number] == ATTEMPTS:
-                what = f"shard {shard.number} took {ATTEMPTS} generation workers with it"
-                raise RunFailed(f"{what}: their logs are in {logs}")
-            again.append(shard)
+        if answers is None:
+            what = f"shard {shard.number}" if shard else f"the start of worker {number}"
+            deaths[what] += 1
+            if deaths[what] == ATTEMPTS:
+                raise RunFailed(
+                    f"{what} took {ATTEMPTS} processes with it: their logs are in {logs}"
+                )
+            again.extend([shard] if shard else [])
             start(number)
             continue
         if shard is not None:
@@ -171,7 +172,7 @@ def _worker(engine: Engine, log: str) -> Any:
 
 
 def _first(running: Running, logs: str, check: Callable[[], None]) -> tuple[Shard | None, int, Any]:
-    """Shard, worker and answers of the call that ends first; no answers where the worker died."""
+    """Shard, worker and answers of the call that ends first: [] of a start, None of a death."""
     late = min(until for _, _, until in running.values())
     ended: list[Any] = []
     while not ended and time.monotonic() < late:
@@ -182,11 +183,8 @@ def _first(running: Running, logs: str, check: Callable[[], None]) -> tuple[Shar
         raise RunFailed(f"generation worker {', '.join(numbers)} did not answer in time ({logs})")
     shard, number, _ = running.pop(ended[0])
     try:
-        return shard, number, ray.get(ended[0], timeout=60)
-    except RayTaskError as error:
+        return shard, number, ray.get(ended[0], timeout=60) or []
+    except ray.exceptions.RayError as error:
+        if died(error):
+            return shard, number, None
         raise RunFailed(f"generation worker {number}: {cause(error)} ({logs})") from error
-    except GONE as error:
-        if shard is None:
-            why = cause(error)
-            raise RunFailed(f"generation worker {number} cannot start: {why} ({logs})") from error
-        return shard, number, None

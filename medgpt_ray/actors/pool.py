@@ -14,7 +14,15 @@ import ray
 
 from medgpt_ray.actors.learner import LearnerGroup
 from medgpt_ray.actors.sync.audit import compare
-from medgpt_ray.actors.wait import GONE, RoleDied, RunFailed, cause, first_and_more, gone, wait
+from medgpt_ray.actors.wait import (
+    RoleDied,
+    RunFailed,
+    cause,
+    died,
+    first_and_more,
+    gone,
+    wait,
+)
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.types import Completion, Prompt
 
@@ -199,10 +207,10 @@ class RolloutPool:
             member = starting[ref]
             try:
                 ray.get(ref, timeout=60)
-            except GONE as error:
-                self.lost(member, error)
             except ray.exceptions.RayError as error:
-                raise RunFailed(f"{member.name} cannot start: {cause(error)}") from error
+                if not died(error):
+                    raise RunFailed(f"{member.name} cannot start: {cause(error)}") from error
+                self.lost(member, error)
             else:
                 member.state = "STALE"
 
@@ -260,14 +268,15 @@ class Generation:
                 number, member = self._calls.pop(ref)
                 try:
                     done[number] = ray.get(ref, timeout=60)
-                except GONE as error:
+                except ray.exceptions.RayError as error:
+                    why = f"generation: {member.name} failed: {cause(error)}"
+                    if not died(error):
+                        raise RunFailed(why) from error
                     deaths += 1
                     if deaths > 2 * len(self.shares) + 2:
-                        raise RoleDied(f"generation: {member.name} died: {cause(error)}") from None
+                        raise RoleDied(why) from None
                     self.pool.lost(member, error)
                     self.dispatch([number])
-                except ray.exceptions.RayError as error:
-                    raise RunFailed(f"generation: {member.name} failed: {cause(error)}") from error
         groups = self._in_order(done)
         self.pool.audited(max(c.newest_version for group in groups for c in group))
         return groups

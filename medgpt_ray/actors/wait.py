@@ -10,8 +10,7 @@ import ray
 LAST_WORDS_S = 5.0
 """When one fails, so long the others are listened to: who broke a collective may have died."""
 
-
-GONE = (
+_GONE = (
     ray.exceptions.ActorDiedError,
     ray.exceptions.ActorUnavailableError,
     ray.exceptions.ObjectLostError,
@@ -19,6 +18,13 @@ GONE = (
 )
 """How a call to a process that no longer is there fails; its answer goes down with its node, and
 Ray itself kills it where memory runs out."""
+
+
+def died(error: ray.exceptions.RayError) -> bool:
+    """Whether who was called is gone, and another can take its place. One whose constructor raised
+    is not: the next would raise as well.
+    """
+    return isinstance(error, _GONE) and not getattr(error, "actor_init_failed", False)
 
 
 class RunFailed(RuntimeError):
@@ -97,10 +103,10 @@ def gone(names: Mapping[ray.ObjectRef, str]) -> str:
     for ref in ready:
         try:
             ray.get(ref, timeout=60)
-        except GONE as error:
-            dead.append(f"{names[ref]} is gone: {cause(error)}")
         except ray.exceptions.RayError as error:
-            if isinstance(getattr(error, "cause", None), RoleDied):
+            if died(error):
+                dead.append(f"{names[ref]} is gone: {cause(error)}")
+            elif isinstance(getattr(error, "cause", None), RoleDied):
                 dead.append(cause(error))  # it waited for one that died
     return "; ".join(dead)
 

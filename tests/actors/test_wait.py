@@ -71,6 +71,24 @@ def test_a_death_counts_for_more_than_the_errors_it_causes() -> None:
         wait(calls, 60, "learn")
 
 
+def test_a_constructor_that_raises_is_no_death() -> None:
+    """Started anew it would raise again."""
+
+    @ray.remote(num_cpus=0)
+    class Broken:
+        def __init__(self) -> None:
+            raise ValueError("no such model")
+
+        def work(self) -> None:
+            """Never reached."""
+
+    with pytest.raises(
+        RunFailed, match=r"start: engine failed: ValueError: no such model"
+    ) as error:
+        wait({"engine": Broken.remote().work.remote()}, 60, "start")
+    assert not isinstance(error.value, RoleDied)
+
+
 def test_an_answer_that_goes_down_with_its_node_is_a_death(cluster: Cluster) -> None:
     doomed = cluster.add_node(num_cpus=1, resources={"doomed": 1})
     call = Worker.options(resources={"doomed": 1}).remote().large.remote()
