@@ -15,7 +15,7 @@ from medgpt_ray import dry_run, preflight, rl, supervised
 from medgpt_ray.config.loader import ConfigError, Loaded, load
 from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.stages import StageRun, expand
+from medgpt_ray.config.stages import StageRun, expand, told
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.preflight import PreflightError
 from medgpt_ray.tracking.report_pipeline import summarise, write_pipeline_report
@@ -45,7 +45,8 @@ def check(loaded: Loaded, resume: bool) -> list[StageRun]:
         done = {run.name for run in runs if _directory(run).finished}
         for run in runs:
             found = _changed(run) if run.name in done else _troubles(run, done)
-            problems += [f"stage {run.name}: {problem}" for problem in found]
+            placed = map(run.loaded.placed, found)
+            problems += [told(problem, run.place, run.name, loaded) for problem in placed]
     if problems:
         raise PreflightError(problems)
     return runs

@@ -101,8 +101,8 @@ def test_later_stages_are_checked_before_the_first_one_starts(folder: Path) -> N
     status, _, errors = medgpt("train", file)
     assert status == 2
     first, second = errors.splitlines()
-    assert first.startswith("stage rm: learner.zero_stage: 0 keeps no float32 masters")
-    assert second.startswith("stage dpo: nowhere.jsonl: no such file")
+    assert first.startswith(f"{file}:5: stage rm: learner.zero_stage: 0 keeps no float32 masters")
+    assert second.startswith(f"{file}:6: stage dpo: nowhere.jsonl: no such file")
     assert not (folder / "out").exists()
 
 
@@ -134,6 +134,6 @@ def test_a_finished_stage_must_be_the_one_of_the_file(folder: Path, tiny_model: 
     status, _, errors = medgpt("train", file, "stages.0.overrides.epochs=3.0", "--resume")
     assert status == 2
     assert errors == (
-        "stage sft: epochs: is 3.0, but the stage was done with 2.0: put that back, or choose "
-        "another output_dir\n"
+        "command line: stage sft: epochs: is 3.0, but the stage was done with 2.0: put that back, "
+        "or choose another output_dir\n"
     )

@@ -27,6 +27,8 @@ class StageRun:
     """Section -> the earlier stage whose run directory its `path` is."""
     base: str
     """The model that its line of stages began with: of the same kind, and there from the start."""
+    place: str = ""
+    """Its key in the pipeline, `stages.1`."""
 
 
 def expand(loaded: Loaded) -> list[StageRun]:
@@ -40,17 +42,17 @@ def expand(loaded: Loaded) -> list[StageRun]:
             file = locate(stage.config)
             run = load(file, _overrides(stage, Path(pipeline.output_dir)))
         except ConfigError as error:
-            problems += [_told(problem, place, stage, loaded) for problem in error.problems]
+            problems += [told(problem, place, stage.name, loaded) for problem in error.problems]
             continue
         if isinstance(run.config, Pipeline):
             text = f"config: {stage.config} is a pipeline itself: name its stages here"
-            problems.append(_told(text, place, stage, loaded))
+            problems.append(told(text, place, stage.name, loaded))
             continue
         base = run.config.model.path
         if stage.model in runs:
             base = runs[stage.model].base
-        runs[stage.name] = StageRun(stage.name, file, run, stage.given, base)
-        problems += [_told(text, place, stage, loaded) for text in _misused(stage, runs)]
+        runs[stage.name] = StageRun(stage.name, file, run, stage.given, base, place)
+        problems += [told(text, place, stage.name, loaded) for text in _misused(stage, runs)]
     if problems:
         raise ConfigError(problems)
     return list(runs.values())
@@ -86,10 +88,10 @@ def _misused(stage: Stage, runs: Mapping[str, StageRun]) -> Iterator[str]:
             yield f"{section}: stage {source} makes a reward model, which writes no text"
 
 
-def _told(problem: str, place: str, stage: Stage, loaded: Loaded) -> str:
+def told(problem: str, place: str, name: str, loaded: Loaded) -> str:
     """The problem at the line of the pipeline's file that causes it, or of the stage."""
     text = problem.removeprefix(f"{COMMAND_LINE}: ")
     key = text.partition(":")[0]
     keys = (f"{place}.overrides.{key}", f"{place}.{key}", place)
     origin = next(loaded.origins[each] for each in keys if each in loaded.origins)
-    return f"{origin}: stage {stage.name}: {text}"
+    return f"{origin}: stage {name}: {text}"
