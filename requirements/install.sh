@@ -112,10 +112,12 @@ install_medgpt() { pip_install --no-build-isolation --editable .; }
 # Shows that the parts fit together, and leaves them compiled for the processes that start later.
 import_everything() {
     HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONDONTWRITEBYTECODE= .venv/bin/python >>"$log" 2>&1 <<'PYTHON'
-import bitsandbytes, deepspeed, matplotlib.pyplot, peft, pyarrow.parquet, pydantic, ray, rich.live
-import ruamel.yaml, tensorboard, torch, torch.utils.tensorboard, typer, typer.rich_utils
+import bitsandbytes, deepspeed, matplotlib.pyplot, peft, pyarrow.parquet, pydantic, rich.live
+import ray.data, ray.serve, ray.train.torch, ruamel.yaml, tensorboard, torch
+import torch.utils.tensorboard, typer, typer.rich_utils
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama import modeling_llama
+import vllm.entrypoints.openai.api_server, vllm.v1.worker.gpu_model_runner
 from vllm import LLM, SamplingParams
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 PYTHON

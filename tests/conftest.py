@@ -8,6 +8,8 @@ import pytest
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", TOKENIZERS_PARALLELISM="false")
 # Every vLLM engine would compile, for two seconds, a small kernel that gains a tenth of generation.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
+# Where none is to be written, every process would compile its libraries, for a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")
