@@ -57,6 +57,7 @@ def train(config: RlRun, source: str, resume: bool) -> None:
     )
     config = on_this_machine(config)
     with ExitStack() as stack:
+        stack.enter_context(run.alone())
         stack.enter_context(run.remembering_failure())
         stack.enter_context(interruptible())
         stack.enter_context(ray_cluster(config.cluster))

@@ -61,6 +61,7 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
     checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
     done = read_state(checkpoint)["step"] if checkpoint else 0
     with ExitStack() as stack:
+        stack.enter_context(run.alone())
         stack.enter_context(run.remembering_failure())
         console = stack.enter_context(Console(config.steps, done + 1))
         stack.enter_context(interruptible())

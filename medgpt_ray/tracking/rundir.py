@@ -4,6 +4,7 @@ Whatever is written as a whole goes through `write_atomically`, so a reader sees
 the new, never half of it. Only `metrics.jsonl`, the logs and TensorBoard's files grow line by line.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ _STEP = re.compile(r"step_(\d+)(\.\w+)?")
 
 
 class RunDirectoryError(Exception):
-    """A directory that is no run, or that already holds one."""
+    """A directory that is no run, that already holds one, or whose run is under way."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -129,6 +130,23 @@ class RunDirectory:
             return self.failure.read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process trains here meanwhile; raises `RunDirectoryError` where one does. The
+        lock goes with the process that holds it, however that ends.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirectoryError(
+                    f"{self.path}: another process trains this run: stop it, or let it finish"
+                ) from None
+            except OSError as error:  # some network file systems have no locks
+                why = error.strerror
+                print(f"{self.path} cannot be locked ({why}): train it by one process only")
+            yield
 
     @contextmanager
     def remembering_failure(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from supervised_runs import write_supervised
 
 from medgpt_ray.actors.wait import RunFailed
 from medgpt_ray.tracking.checkpoints import Checkpoints
+from medgpt_ray.tracking.rundir import RunDirectoryError
 from medgpt_ray.tracking.samples import read_samples
 
 
@@ -26,6 +27,8 @@ def test_interrupt_leaves_a_checkpoint_and_no_process(tiny_model: Path, tmp_path
     config = write_run(tmp_path, tiny_model, steps=10_000, checkpoint={"every_steps": 5000})
     process = start(config)
     wait_for_step(process, tmp_path / "run", 3)
+    with pytest.raises(RunDirectoryError, match="another process trains this run"):
+        train_here(config, resume=True)
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("ray::" in " ".join(each.cmdline()) for each in family)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does

@@ -47,6 +47,15 @@ def test_lineage_names_model_data_and_code(config: GrpoRun, tmp_path: Path) -> N
     assert lineage["code"]["commit"] or lineage["code"]["version"]
 
 
+def test_one_process_trains_a_run(rundir: RunDirectory) -> None:
+    other = RunDirectory(rundir.path)
+    told = pytest.raises(RunDirectoryError, match="another process trains this run")
+    with rundir.alone(), told, other.alone():
+        pass
+    with other.alone():
+        pass
+
+
 def test_a_run_on_the_model_of_another_names_its_parent(rundir: RunDirectory) -> None:
     first = RunDirectory.open(rundir.path)
     config = first.read_config()
