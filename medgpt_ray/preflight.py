@@ -4,6 +4,7 @@ The configuration alone was checked when it was loaded; here it meets the machin
 data, reward functions, the output directory, the cluster.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from medgpt_ray.config.schema import RlRun
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 from medgpt_ray.preflight_machine import kv_cache, memory, nearest_folder, resources
 from medgpt_ray.tracking.checkpoints import Checkpoints
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 from medgpt_ray.types import Prompt
 
 RESUME_MAY_CHANGE = (
@@ -143,6 +144,13 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
             yield (
                 f"{key}: is {now.get(key)!r}, but the run in {run.path} began with "
                 f"{before.get(key)!r}: put that back, or choose another output_dir"
+            )
+    for file in json.loads(run.lineage.read_text())["data"]:
+        path = Path(file["path"])
+        if path.is_file() and file_sha256(path) != file["sha256"]:
+            yield (
+                f"data: {path} has changed since the run in {run.path} began: put it back as it "
+                "was, or choose another output_dir"
             )
 
 

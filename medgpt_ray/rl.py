@@ -26,6 +26,7 @@ from medgpt_ray.algos.dapo import teaches
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.data.files import find
 from medgpt_ray.data.prompts import PromptSource, read_prompts
+from medgpt_ray.data.rows import DataError
 from medgpt_ray.heldout import before_and_after, evaluate
 from medgpt_ray.interrupt import Interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
@@ -105,7 +106,7 @@ def _data_files(config: RlRun) -> dict[str, list[str]]:
     }
 
 
-STOPS = (RunFailed, Interrupted, WeightAuditError, RunDirectoryError, OSError)
+STOPS = (RunFailed, Interrupted, DataError, WeightAuditError, RunDirectoryError, OSError)
 """How a run ends that does not finish: told in one message, without a traceback."""
 
 

@@ -368,6 +368,16 @@ class TestOutputDirectory:
         assert "is 4, but the run in" in found[0]
         assert "began with 0" in found[0]
 
+    def test_other_answers_in_the_same_file_are_a_different_run(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        config, file = make(), tmp_path / "answers.jsonl"
+        file.write_text('{"question": "Dose?", "answer": "500 mg"}')
+        RunDirectory.create(config.output_dir, config, "stage: grpo\n", {"train": [str(file)]})
+        check(config, resume=True)
+        file.write_text('{"question": "Dose?", "answer": "50 mg"}')
+        only(rf"^data: {file} has changed since the run", problems(config, resume=True))
+
     def test_one_reward_more_is_a_different_run(self, make: Make) -> None:
         self.begin(make())
         functions = ["token_f1", "exact_match"]
