@@ -80,6 +80,11 @@ def states(pool: RolloutPool) -> list[str]:
     return [member.state for member in pool.members]
 
 
+def pid(actor: Any) -> int:
+    """To be killed at once: `ray.kill` returns before the process is gone."""
+    return ray.get(actor.ready.remote(), timeout=120)["pid"]
+
+
 def test_a_worker_joins_where_there_is_room(pool: RolloutPool, prompts: list[Prompt]) -> None:
     """It changes no sample, for a batch is always cut into as many shares."""
     pool.sync(0, seconds=120)
@@ -95,10 +100,11 @@ def test_the_death_of_a_worker_in_mid_generation_changes_no_sample(
     pool: RolloutPool, prompts: list[Prompt]
 ) -> None:
     calm = generate(pool, prompts).result()
+    dead = pool.members[0].actor
+    process = pid(dead)
     generation = generate(pool, prompts)
     time.sleep(0.2)
-    dead = pool.members[0].actor
-    ray.kill(dead)
+    os.kill(process, signal.SIGKILL)
     assert generation.result() == calm
     assert pool.members[0].actor != dead
     assert "rollout worker 0 is gone" in pool.notices.pop()
@@ -160,7 +166,7 @@ def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
     """gloo's own words are those of a broken connection, which alone would end the run for good."""
     pool.sync(9, seconds=120)
     learner, victim = pool.policy, pool.members[1]
-    process = ray.get(victim.actor.ready.remote(), timeout=120)["pid"]
+    process = pid(victim.actor)
 
     class Gloo:
         """A learner whose transfer breaks, with or without a death behind it."""
@@ -171,7 +177,7 @@ def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
             if method != "sync":
                 return learner.call(method, *arguments, seconds=seconds)
             if self.deadly:
-                os.kill(process, signal.SIGKILL)  # `ray.kill` returns before the process is gone
+                os.kill(process, signal.SIGKILL)
             raise RunFailed("policy sync: policy rank 0 failed: connection reset by peer")
 
     policy = Gloo()
