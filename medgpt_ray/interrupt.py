@@ -17,6 +17,19 @@ class Interrupted(BaseException):
 
 
 @contextmanager
+def as_interrupted() -> Iterator[None]:
+    """In the block `Interrupted` is itself also where C code has made a SystemError of it, as
+    `ray.wait` does when what it waits for comes with the signal.
+    """
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Inside the block the first signal raises `Interrupted`; later ones are ignored meanwhile."""
 
@@ -27,7 +40,8 @@ def interruptible() -> Iterator[None]:
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with as_interrupted():
+            yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -159,19 +159,28 @@ def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
     from medgpt_ray.data.files import find
     from medgpt_ray.data.prompts import DataError, read_prompts
 
-    prompts, problems = [], []
-    for path in filter(None, (config.data.train, config.data.heldout)):
-        if tokenizer is not None:
-            try:
-                prompts += read_prompts(path, tokenizer, config.data)
-            except DataError as error:
-                problems += error.problems
+    problems: list[str] = []
+    sides: dict[str, list[Prompt]] = {"train": [], "heldout": []}
+    for side, prompts in sides.items():
+        path = getattr(config.data, side)
+        if path is None:
             continue
-        try:  # without a tokenizer the rows themselves cannot be checked
-            find(path)
+        try:
+            if tokenizer is None:  # the rows themselves cannot be checked
+                find(path)
+            else:
+                prompts += read_prompts(path, tokenizer, config.data)
         except DataError as error:
             problems += error.problems
-    return prompts, problems
+    trained = {prompt.token_ids: prompt.id for prompt in sides["train"]}
+    both = [prompt for prompt in sides["heldout"] if prompt.token_ids in trained]
+    if both:
+        problems.append(
+            f"data.heldout: {len(both)} of its {len(sides['heldout'])} prompts are in data.train "
+            f"too, the first is {both[0].id} ({trained[both[0].token_ids]} there): what was "
+            "trained on is not held out, leave each in one of them"
+        )
+    return [*sides["train"], *sides["heldout"]], problems
 
 
 def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Reinforcement learning on one page: draw prompts, generate, score, learn, sync, log.
 
-`Controller.run` is the loop. With `max_staleness: 0` generation waits for the weights of the step
-before; with k > 0 up to k batches are generated while earlier ones are learned from, each sample
-tagged with the policy version of its tokens.
+`Controller.run` is the loop, `Controller._advance` a step of it. With `max_staleness: 0` generation
+waits for the weights of the step before; with k > 0 up to k batches are generated while earlier
+ones are learned from, each sample tagged with the policy version of its tokens.
 """
 
 import signal
@@ -28,7 +28,7 @@ from medgpt_ray.data.files import find
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.heldout import before_and_after, evaluate
-from medgpt_ray.interrupt import Interrupted, finishing, interruptible
+from medgpt_ray.interrupt import Interrupted, as_interrupted, finishing, interruptible
 from medgpt_ray.models.load import load_tokenizer, on_this_machine
 from medgpt_ray.step_metrics import clock, failure_line, sample_metrics
 from medgpt_ray.tracking.alarms import Alarms
@@ -156,21 +156,26 @@ class Controller:
         self._sync()
         self._evaluate()
         try:
-            while self.step < self.config.steps:
-                began = time.monotonic()
-                self._launch()
-                groups = self._collect()
-                self.roles.rollout.sleep()
-                with self._unbroken():
-                    metrics, samples = self._learn(groups)
-                    self._step_done()
-                    self._record(metrics, samples, time.monotonic() - began)
-                self._sync()
-                self._evaluate_and_checkpoint()
+            with as_interrupted():
+                while self.step < self.config.steps:
+                    self._advance()
         except Interrupted as stop:
             self._save_on_interrupt(stop)
             raise
         self._finish()
+
+    def _advance(self) -> None:
+        """One step, from prompts to new weights in the engines."""
+        began = time.monotonic()
+        self._launch()
+        groups = self._collect()
+        self.roles.rollout.sleep()
+        with self._unbroken():
+            metrics, samples = self._learn(groups)
+            self._step_done()
+            self._record(metrics, samples, time.monotonic() - began)
+        self._sync()
+        self._evaluate_and_checkpoint()
 
     def restore(self, checkpoint: Path) -> None:
         """Continue from a checkpoint: weights, optimiser, RNG, prompt cursor, step, best."""

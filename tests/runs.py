@@ -27,8 +27,9 @@ def write_run(folder: Path, tiny: Path, **overrides: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(REWARDS, folder)  # a run by command finds it where it starts
     answers = overrides.pop("answers", [str(number) for number in range(12)])
-    rows = [{"question": f"Say {number} today.", "answer": a} for number, a in enumerate(answers)]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for side, when in (("train", "today"), ("heldout", "now")):
+        rows = [{"question": f"Say {n} {when}.", "answer": a} for n, a in enumerate(answers)]
+        (folder / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
         "stage": "grpo",
         "output_dir": str(folder / "run"),
@@ -36,7 +37,7 @@ def write_run(folder: Path, tiny: Path, **overrides: Any) -> Path:
         "model": {"path": str(tiny), "dtype": "float32"},
         "data": {
             "train": str(folder / "train.jsonl"),
-            "heldout": str(folder / "train.jsonl"),
+            "heldout": str(folder / "heldout.jsonl"),
             "max_prompt_tokens": 48,
         },
         "algorithm": {"prompts_per_step": 4, "completions_per_prompt": 4},

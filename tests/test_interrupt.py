@@ -45,6 +45,17 @@ def test_the_clean_up_after_a_signal_is_not_disturbed() -> None:
         os.kill(os.getpid(), signal.SIGINT)  # the impatient second one
 
 
+def test_what_c_code_makes_of_it_is_the_signal() -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Interrupted as stop:
+            raise SystemError("returned a result with an exception set") from stop
+
+    with pytest.raises(Interrupted, match="SIGTERM"), interruptible():
+        work()
+
+
 def test_without_a_signal_all_is_as_before() -> None:
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGALRM)]
     with interruptible():

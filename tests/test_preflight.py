@@ -99,6 +99,19 @@ def test_everything_is_reported_at_once(make: Make, tmp_path: Path) -> None:
         assert re.search(pattern, problem), (pattern, problem)
 
 
+def test_a_held_out_prompt_that_is_trained_on_is_refused(make: Make, tmp_path: Path) -> None:
+    """With whatever answer."""
+    for name, doses in (("seen", (1, 2, 3)), ("asked", (4, 3, 5))):
+        rows = [{"question": f"Is {dose} mg too much?", "answer": name} for dose in doses]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    data = {"train": str(tmp_path / "seen.jsonl"), "heldout": str(tmp_path / "asked.jsonl")}
+    only(
+        r"^data\.heldout: 1 of its 3 prompts are in data\.train too, the first is \S*asked"
+        r"\.jsonl:2 \(\S*seen\.jsonl:3 there\)",
+        problems(make(data=data)),
+    )
+
+
 @pytest.mark.parametrize(
     ("missing", "pattern"),
     [

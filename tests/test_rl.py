@@ -9,6 +9,7 @@ import pytest
 from medgpt_ray.actors.wait import RoleDied
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.data.prompts import PromptSource
+from medgpt_ray.interrupt import Interrupted
 from medgpt_ray.rl import Controller
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
@@ -85,3 +86,20 @@ def test_a_learner_that_dies_in_a_checkpoint_is_told_as_a_death(tmp_path: Path) 
     with pytest.raises(RoleDied, match="policy rank 0 is gone"):
         loop._checkpoint(1.0)
     assert list(loop.checkpoints.folder.iterdir()) == []
+
+
+def test_a_signal_that_c_code_has_made_an_error_of_leaves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ray.wait` does so when what it waits for comes with the signal."""
+    loop = controller(tmp_path)
+
+    def broken() -> None:
+        raise SystemError("returned a result with an exception set") from Interrupted(15)
+
+    for name in ("_sync", "_evaluate"):
+        monkeypatch.setattr(loop, name, lambda: None)
+    monkeypatch.setattr(loop, "_collect", broken)
+    with pytest.raises(Interrupted):
+        loop.run()
+    assert loop.checkpoints.latest().name == "step_0"
