@@ -36,7 +36,8 @@ def answer_part(completion: str, within: str | None = None) -> str:
     """
     if within is None:
         reply = _THINKING.sub("", completion).strip()
-        answers = _ANSWERS.findall(reply)
+        closed = reply[: reply.rfind("</answer>") + len("</answer>")]  # else each opening one looks
+        answers = _ANSWERS.findall(closed)  # to the end of the reply
         return answers[0].strip() if len(answers) == 1 else reply
     tag = re.escape(within)
     if len(re.findall(f"</?{tag}>", completion)) != 2:

@@ -7,6 +7,7 @@ Cues after the name count too ("ibuprofen is not safe", 布洛芬禁用). "There
 ibuprofen" denies nothing: phrases that only look like a denial are taken out first.
 """
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -196,6 +197,7 @@ def _states(sentence: str, spans: list[tuple[int, int]]) -> Iterator[tuple[bool,
         denied = carries or _denies(_ENDED.sub(" ", segment[-REACH:]), "")
 
 
+@functools.lru_cache(maxsize=1024)  # a reply in a loop asks the same again and again
 def _denies(before: str, after: str) -> bool:
     before, after = _ONLY_LOOKS_DENIED.sub(" ", before), _ONLY_LOOKS_DENIED.sub(" ", after)
     return bool(_DENIES_WHAT_FOLLOWS.search(before) or _DENIES_WHAT_PRECEDES.match(after))

@@ -83,6 +83,7 @@ def _score(reply: str, text: str, readings: list[Quantity], tolerance: float, un
         reply = _BOUNDS.sub(" ", reply)
     plain = _OUT_OF.sub("", _BOXED.sub(r"\\boxed \1 ", without_latex(reply)))
     start, *answers = _ANSWER.split(plain)
+    answers = list(dict.fromkeys(answers))  # each once, also in loops
     for gold in readings:
         if answers:
             offered = [quantity for part in answers for quantity in _first(part, gold, unit)]
@@ -104,7 +105,7 @@ def _first(part: str, gold: Quantity, unit: str) -> list[Quantity]:
 def _last(part: str, gold: Quantity, unit: str) -> list[Quantity]:
     """What the last piece of `part` that names something like the gold offers, as "= 5 mg" does;
     of asides only where there is nothing else."""
-    for text in ("\n".join(_without_asides(part)), part):
+    for text in dict.fromkeys(("\n".join(_without_asides(part)), part)):
         for piece in reversed(_RESULT.split(text)):
             if offered := _comparable(_meant(piece), gold, unit):
                 return offered

@@ -185,7 +185,9 @@ def quantities(text: str) -> list[Quantity]:
         else:
             found.append(new)
         end = match.end()
-        if _DAILY_AFTER.match(plain, end) or _DAILY_BEFORE.search(plain[: match.start()][-12:]):
+        if _DAILY_AFTER.match(plain, end) or _DAILY_BEFORE.search(
+            plain[max(0, match.start() - 12) : match.start()]
+        ):
             found.append(_per_day(found[-1]))
     return found
 

@@ -89,7 +89,7 @@ def contraindications(prompt: str, completion: str, row: dict[str, Any]) -> floa
     harmful = [_names(text) for text in columns.texts(row, "contraindications")]
     safe = [_names(text) for text in columns.texts(row, "safe")] if "safe" in row else []
     reply = _headed(answer_part(completion))
-    found = [list(mentions.find(names, reply)) for names in harmful]
+    found = [set(mentions.find(names, reply)) for names in harmful]  # each once, also in loops
     if any(_recommends(mention) for those in found for mention in those):
         return 0.0
     if any(_is_warned(mention) for names in safe for mention in mentions.find(names, reply)):

@@ -80,6 +80,8 @@ LONG = [
     "a" * 5_000,
     "我" * 5_000,
     "<answer>" + "x\n" * 5_000,
+    "<answer>" * 12_500,
+    "青霉素" * 20_000,
     *(
         piece * (20_000 // len(piece))
         for piece in ("1", "555", "1/", "\n", "penicillin ", "A, s, 所以,")
