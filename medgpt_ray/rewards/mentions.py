@@ -24,8 +24,8 @@ _VERB = (
     r"recommend|offer|is|are|was|can|should|may|must|will|do|please)\b"
 )
 _NEW_STATEMENT = re.compile(
-    r"[,，:：()（）]|\b(?=(?:but|however|so|then|therefore|thus|hence|although|though|yet|while"
-    r"|whereas)\b)"
+    r"[,，:：()（）—]|(?<= )[-–] |\b(?=(?:but|however|so|then|therefore|thus|hence|although"
+    r"|though|yet|while|whereas)\b)"
     rf"|\b(?=(?:and|or)\s+{_VERB}|and\s+(?:my|his|her|their|there)\b)"
     r"|(?=但|然而|不过(?!气|来)|所以|因此|而应|而是|改用|改服|换用)"
     r"|(?<=时)(?=服用|使用|可|应|给|用|口服)|(?<![不勿别应])(?=可以(?!排除|除外)|可用|可服|可选"
@@ -33,8 +33,8 @@ _NEW_STATEMENT = re.compile(
 )
 _GOES_ON = re.compile(
     rf"(?!(?:(?:and|or|nor)\s+)?(?:{_VERB}|(?:but|so|then|thus|yet|while|when|my|his|her|their)\b))"
-    r"(?!.*\b(?:is|are|was|were|can|may|should|likely)\b)"
-    r"(?!.*[服吃喝用去做打拨就看叫送]|.*(?:考虑|诊断|提示|符合|而是|可能|疑似|属于))"
+    r"(?!.*\b(?:is|are|was|were|can|may|should|likely|prefer\w*|instead)\b)"
+    r"(?!.*[服吃喝用去做打拨就看叫送选荐宜更较]|.*安全|.*(?:考虑|诊断|提示|符合|而是|可能|疑似|属于))"
     r"(?:(?:and|or|nor)\s+|以及|及|和|或)?[\w-]+(?: [\w-]+){0,3} ?[.。]?"
 )
 
@@ -46,7 +46,7 @@ _ONLY_LOOKS_DENIED = re.compile(
     r"|interact)"
     r"|not (?:a|any) (?:problem|concern|risk)|not? (?:need|reason|have) to (?:avoid|stop)"
     r"|need not (?:avoid|stop)|not necessary to (?:avoid|stop)|stop\w* (?:the )?(?:bleeding|pain)"
-    r"|not (?:contraindicated|unsafe|dangerous|harmful)|not be avoided)"
+    r"|not (?:contraindicated|unsafe|dangerous|harmful)|not avoid|not be avoided)"
     r"|不仅|不但|不只|不妨|无妨|(?:不要|不能|别|切勿|不可)(?:擅自|自行|随意)?(?:停|忘|漏|中断)"
     r"|(?:不要|不必|不用|无需)担心|不错|不得不|没问题|毫不犹豫|不要(?:犹豫|拖延|等待)|不能(?:拖延"
     r"|再等)"
@@ -64,7 +64,7 @@ _DENIES_WHAT_FOLLOWS = re.compile(
     r"|慎用|勿|(?<![特分性区鉴个类级])别|停用|停服|停止|而非|拒绝|严禁|代替|替代|取代"
     r"|(?<![除若])非(?![常典甾但法类])"
 )
-_SKIPPED = r"(?:(?!and\b|or\b|but\b|because\b|since\b)[\w%-]+\s+){0,3}?"
+_SKIPPED = r"(?:(?!(?:and|or|but|because|since|if|unless|until)\b)[\w%-]+\s+){0,3}?"
 _ADVERBS = (
     r"(?:(?:be|been|very|strictly|also|generally|usually|absolutely|typically|normally|best|better"
     r"|therefore|thus|relatively|considered|a)\s+){0,3}"
@@ -84,12 +84,13 @@ _DENIES_WHAT_PRECEDES = re.compile(
 )
 _SUPPOSES = re.compile(
     r"(?<!even )(?<!matter )\bif\b|\bunless\b|\bin case\b"
+    r"|\bany of (?:these|those|the following)\b"
     r"|\bshould (?:you|it|this|he|she|they|symptoms)\b(?! (?:not )?(?:take|call|go|use|see)\b)"
     r"|(?<!即使)(?<!就算)(?:如果|假如|若|一旦|万一|倘若|除非)|如(?=有|出现|果|症)"
-    r"|(?:出现|发生|加重)[^，。]{0,12}时"
+    r"|(?:出现|发生|加重)[^，。]{0,12}时|(?<![您你者已])出现(?:以下|下列)"
 )
 
-_BETWEEN = " ,，:：()（）"
+_BETWEEN = " ,，:：()（）-–—"
 _ENDED = re.compile(r"没(?!有)")
 """A cue that denies one verb and no list: 抽了十分钟还没停，口吐白沫."""
 
