@@ -20,7 +20,7 @@ WITHOUT_OPTIONS = LETTERS[:8]
 
 NEAR = 300
 """Characters before and behind a cue that are looked at."""
-_AND = r"\)? ?(?:(?:[,、;&+/和与及]|以及|\band\b) ?){0,2}\(?"
+_AND = r"[)\"]? ?(?:(?:[,、;&+/和与及]|以及|\band\b) ?){0,2}[(\"]?"
 _OR = re.compile(r"[\s,)]*(?:\bor\b|或|还是|/)", re.IGNORECASE)
 _CUE = re.compile(
     r"\b(?:answers?|ans\b\.?|solution|choice)(?:\s+(?:is|are|would be|should be|option|choice)\b)*"
@@ -43,9 +43,9 @@ _VERDICT = (
     r"\)?\s?(?i:(?:[-–—:]\s?)?(?:is |are |seems |项|选项)?(?P<wrong>not |isn't |不)?(?:the |是|均"
     r"|都)?"
     r"(?P<verdict>correct|right|best|true|正确|对|符合题意|[✓✔√]"
-    r"|wrong|incorrect|false|least (?:likely|appropriate)|错|[✗✘❌]))"
+    r"|wrong|incorrect|false|(?:least|less) (?:likely|appropriate)|错|[✗✘❌]))"
 )
-_WRONG = re.compile(r"wrong|incorrect|false|least|错|[✗✘❌]", re.IGNORECASE)
+_WRONG = re.compile(r"wrong|incorrect|false|least|less|错|[✗✘❌]", re.IGNORECASE)
 _EXCEPT = (
     r"(?:(?i:\b(?:all|everything|each)(?: of (?:the above|them))?,? (?:except|but)(?: for)? )"
     r"|(?<!排)除了?)\(?"
@@ -95,8 +95,7 @@ def choice(reply: str, options: dict[str, str]) -> frozenset[str]:
         start = re.sub(r"^(?:option|choice|选项)\s*", "", reply, flags=re.IGNORECASE)
         letters = _letters_at_start(start, options)
         if letters is not None:
-            copied = {m[1] for m in re.finditer(r"(?<![A-Za-z'])([A-J])[.):、]", reply)} - letters
-            affirmed = {letters if not copied else frozenset()}
+            affirmed = {letters if _copied(reply, options) <= letters else frozenset()}
         elif not denied:
             affirmed = {_by_text(reply, options)}
     chosen = affirmed.pop() if len(affirmed) == 1 else frozenset()
@@ -117,6 +116,17 @@ def _listed(reply: str, options: dict[str, str]) -> frozenset[str]:
         for letter, text in letters.items()
     )
     return frozenset(letters) if own and len(letters) < len(options) else frozenset()
+
+
+def _copied(reply: str, options: dict[str, str]) -> set[str]:
+    """The letters that stand before a text, the option's own where the options are known."""
+    texts = {letter: mentions.plain(text)[:20] for letter, text in options.items()}
+    copied = set()
+    for mark in re.finditer(r"(?<![A-Za-z'])([A-J])[.):、]\s*(?=[\w(])", reply):
+        behind = mentions.plain(reply[mark.end() : mark.end() + 40])
+        if behind.startswith(texts.get(mark[1], "")):
+            copied.add(mark[1])
+    return copied
 
 
 def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], frozenset[str]]:
@@ -168,7 +178,7 @@ def _all_of(letters: str, one: str) -> frozenset[str]:
 def _letters_at_start(text: str, options: dict[str, str]) -> frozenset[str] | None:
     """{A, B} of "(A) and (B), since ...": None without letters, empty where they are no choice."""
     one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
-    opening = r"[\s:(\[{\"'“】」\-–—是为]*(?:(?:option|choice|both|选项)\s*\(?)?"
+    opening = r"[\s:(\[{\"'“】」\-–—→是为]*(?:(?:option|choice|both|选项)\s*\(?)?"
     several = rf"{one}(?:{_AND}{one}(?![a-z'])){{0,9}}"
     found = re.match(rf"{opening}(?P<set>{several})(?![A-Za-z0-9']|-[a-z])", text)
     if found is None:
