@@ -7,6 +7,7 @@ Cues after the name count too ("ibuprofen is not safe", 布洛芬禁用). "There
 ibuprofen" denies nothing: phrases that only look like a denial are taken out first.
 """
 
+import bisect
 import functools
 import itertools
 import re
@@ -156,9 +157,10 @@ def find(pattern: re.Pattern[str], text: str) -> Iterator[Mention]:
     """
     for sentence in sentences(plain(text)):
         spans = _segments(sentence)
+        starts = [start for start, _ in spans]
         states = list(_states(sentence, spans))
         for match in pattern.finditer(sentence):
-            place = max(sum(start <= match.start() for start, _ in spans) - 1, 0)
+            place = max(bisect.bisect_right(starts, match.start()) - 1, 0)
             start, end = spans[place]
             carries, supposed = states[place]
             before = sentence[max(start, match.start() - REACH) : match.start()]

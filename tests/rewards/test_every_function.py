@@ -82,6 +82,7 @@ LONG = [
     "<answer>" + "x\n" * 5_000,
     "<answer>" * 12_500,
     "青霉素" * 20_000,
+    "500 mg, " * 12_500,
     *(
         piece * (20_000 // len(piece))
         for piece in ("1", "555", "1/", "\n", "penicillin ", "A, s, 所以,")
