@@ -20,13 +20,15 @@ ARTICLES = frozenset({"a", "an", "the"})
 NO_ALTERNATIVES = frozenset({"yes", "no", "sure", "ok", "answer", "是", "是的", "答案"})
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _TOKEN = re.compile(
-    rf"[<>≤≥±](?=\s?\d)|(?<=[A-Za-z\d])[+-](?=$|[\s.,;)])|(?<!\w)-\d+(?:[./:,]\d+)*"
+    rf"[<>≤≥±](?=\s?\d)|(?<=[A-Za-z\d])(?:\+(?![\da-z])|-(?=$|[\s.,;:)*。]))|(?<!\w)-\d+(?:[./:,]\d+)*"
     rf"|\d+(?:[./:,]\d+)*|[%{_CJK}]|[^\W\d_{_CJK}]+"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _END = re.compile(r"[。!！?？\n]|\.(?!\d)")
 _LIST = re.compile(r"[,，、;；/]|\bor\b|或者?|还是")
 _LIST_AND = re.compile(rf"{_LIST.pattern}|\band\b|和|以及")
+_DENIAL = re.compile(r"\s*(?:not|rather than|instead of|excludes?|不是|并非|而非|不考虑|排除)")
+_LAST = re.compile(r"\w(?=\W*$)")
 _GOLD = "goldanswer"
 
 
@@ -146,5 +148,11 @@ def _alternatives(marked: str, wanted: list[str], prompt: str) -> int:
 
 
 def _items(sentence: str, separator: re.Pattern[str]) -> list[frozenset[str]]:
-    items = [frozenset(tokens(item)) for item in separator.split(sentence)]
+    parts = [part for part in separator.split(sentence) if _GOLD in part or not _is_denied(part)]
+    items = [frozenset(tokens(part)) for part in parts]
     return [item for item in items if not item <= NO_ALTERNATIVES]
+
+
+def _is_denied(item: str) -> bool:
+    """Whether the text begins with a denial that reaches its end: "not gout"."""
+    return bool(_DENIAL.match(item)) and any(m.denied for m in mentions.find(_LAST, item))
