@@ -20,7 +20,9 @@ _NOT_THAT = re.compile(r"[,(（]\s*(?:and |which is |that is )?not\b.*|[,，(（
 _DENIED = re.compile(
     r"^\s*(?:not|never|cannot|不是)\b|\b(?:not|n't|wrong|incorrect|doubt)\b|错误", re.IGNORECASE
 )
+_STATEMENT_END = re.compile(r"(?<=[\d)}$])(?:\.\s|。)")
 _PLAIN = str.maketrans({"²": "^2", "³": "^3", "√": "\\sqrt "})
+_FULL_WIDTH = str.maketrans("０１２３４５６７８９．／＋－＝（）", "0123456789./+-=()")
 _PROSE = re.compile(r"(?<![\\a-z])[a-z]{3,}(?:\s+(?:[a-z]{2,}|\d)|$)", re.IGNORECASE)
 _OPERATOR = re.compile(r"[\d)]\s*(?:[-+*×÷−·]|\\times|\\cdot|\\div)\s*[\d({]")
 _DIVISION = re.compile(r"[/^]|\\d?frac")
@@ -38,7 +40,7 @@ def math_match(
     "=" on. Several different boxes or answers, or "5 or 6", score 0.0; so do "7 x 8" where the gold
     is the number 56, and expressions that would take very long, such as towers of powers.
     """
-    reply = answer_part(completion, within)
+    reply = answer_part(completion, within).translate(_FULL_WIDTH)
     return max(_score(row, gold, reply) for gold in columns.texts(row, "answer"))
 
 
@@ -60,14 +62,17 @@ def _final(reply: str, equations: bool) -> list[str]:
     if boxed:
         return boxed
     lines = [line for line in reply.splitlines() if line.strip()]
-    parts = _ANSWER.split(reply)[1:] or lines[-1:]
-    pieces = [next(iter(part.strip().splitlines()), "") for part in parts]
+    answers = _ANSWER.split(reply)[1:]
+    pieces = [next(iter(part.strip().splitlines()), "") for part in answers or lines[-1:]]
+    if answers:  # "The answer is 56. Check: 56/8 = 7."
+        pieces = [_STATEMENT_END.split(piece)[0] for piece in pieces]
     if not equations:
         pieces = [piece.rpartition("=")[2] for piece in pieces]
     pieces = [_NOT_THAT.sub("", piece) for piece in pieces]
     if any(_DENIED.search(piece) for piece in pieces):
         return []
-    return list(dict.fromkeys(piece.strip(" \t.。,*`") for piece in pieces if piece.strip()))
+    pieces = [piece.lstrip(" \t。,*`").rstrip(" \t.。,*`") for piece in pieces]  # .75 is no 75
+    return list(dict.fromkeys(filter(None, pieces)))
 
 
 def _is_left_to_do(text: str, gold: str) -> bool:
