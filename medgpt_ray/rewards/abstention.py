@@ -7,7 +7,7 @@ from typing import Any
 from medgpt_ray.config.section import Positive
 from medgpt_ray.rewards import columns, mentions, resolve
 from medgpt_ray.rewards.form import answer_part
-from medgpt_ray.rewards.phrases import ABSTAINS, ASKS_FURTHER, GUESSES
+from medgpt_ray.rewards.phrases import ABSTAINS, ASKS_FURTHER, GUESSES, TELLS_OTHER
 from medgpt_ray.rewards.text import tokens
 
 _SORRY = re.compile(r"\bsorry,? but\b")
@@ -65,4 +65,4 @@ def _guesses(reply: str, prompt: str) -> bool:
     numbers = {t for t in tokens(text) if t[-1].isdigit()} - set(tokens(prompt))
     beside = [s for s in mentions.sentences(text) if not ABSTAINS.search(s)]
     states = [s for s in beside if not ASKS_FURTHER.search(s)]
-    return bool(numbers or states or GUESSES.search(text))
+    return bool(numbers or states or GUESSES.search(TELLS_OTHER.sub("", text)))

@@ -126,6 +126,13 @@ GUESSES = re.compile(
 )
 """Words that bring an answer in by the back door."""
 
+TELLS_OTHER = re.compile(
+    r"\b(?:mention|list|state|describe|include|discuss|document|record|note)[sd]?\b[^.;]{1,80}?"
+    rf"\b(?:but|however)\b(?=[^.;]{{0,60}}?(?:{ABSTAINS.pattern}))"
+    rf"|(?:提到|提及|记录|记载|说明)[^。；]{{1,40}}?(?:但是?|不过)(?=[^。；]{{0,20}}?(?:{ABSTAINS.pattern}))"
+)
+"""What the text at hand does hold, before that it lacks the answer: "lists the drug but not"."""
+
 ASKS_FURTHER = re.compile(
     r"\b(?:ask|check|contact|consult|see|doctor|pharmacist|nurse|clinic|provide|need|sorry"
     r"|please)\b"
