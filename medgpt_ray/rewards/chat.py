@@ -57,6 +57,10 @@ class Server:
     def url(self) -> str:
         return self.base_url.rstrip("/") + "/chat/completions"
 
+    def without_key(self, text: str) -> str:
+        """What the server says, where it repeats the key that it was sent."""
+        return text.replace(self.key, "***") if self.key else text
+
 
 def server(
     model: str | None,
@@ -158,29 +162,31 @@ def _post(server: Server, request: dict[str, Any], deadline: float) -> str:
         raise _Temporary(f"{type(error).__name__}: {error}") from None
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        raise ChatError(f"{server.url}: not the answer of a chat server: {body[:200]!r}") from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        said = server.without_key(body.decode(errors="replace"))
+        raise ChatError(f"{server.url}: not the answer of a chat server: {said[:200]!r}") from None
     if not isinstance(content, str):
         raise Unreadable("the answer holds no text")
-    return content
+    return server.without_key(content)
 
 
 def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:
     """The body, also of a server that sends it drop by drop, until the deadline."""
-    body = b""
+    body, length = b"", reply.length or 0
     while piece := reply.read1(65536):
         body += piece
         if time.monotonic() > deadline:
             raise _Temporary("the answer did not end in time")
+    if len(body) < length:
+        raise _Temporary("the connection broke off within the answer")
     return body
 
 
 def _http_error(server: Server, error: urllib.error.HTTPError) -> Exception:
-    why = f"HTTP {error.code} {error.reason}: {error.read(400).decode(errors='replace')}"
-    if server.key:
-        why = why.replace(server.key, "***")
+    said = server.without_key(error.read(4000).decode(errors="replace"))
+    why = f"HTTP {error.code} {server.without_key(error.reason)}: {said[:400]}"
     if error.code in TEMPORARY:
         after = error.headers.get("Retry-After", "")
-        return _Temporary(why, float(after) if after.isdigit() else None)
+        return _Temporary(why, float(after) if after.isdecimal() else None)
     fix = f"; set {server.key_variable} to a key of that server" if error.code in (401, 403) else ""
     return ChatError(f"{server.url}: {why}{fix}")

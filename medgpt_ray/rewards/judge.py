@@ -123,7 +123,7 @@ def _data(prompt: str, reply: str, row: dict[str, Any]) -> str:
 
 
 def _id(data: str) -> str:
-    return hashlib.sha256(data.encode()).hexdigest()[:8]
+    return hashlib.sha256(data.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def _messages(task: str, form: str, data: str) -> list[dict[str, str]]:
@@ -137,7 +137,7 @@ def _verdict(answer: str, mark: str) -> dict[str, Any]:
     fenced = _FENCE.fullmatch(text)
     try:
         verdict = json.loads(fenced[1] if fenced else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unreadable(f"the judge's answer is no JSON object: {text!r:.120}") from None
     if not isinstance(verdict, dict) or verdict.get("id") != mark:
         raise Unreadable(f"the judge's answer is without its id: {text!r:.120}")

@@ -249,6 +249,28 @@ def test_other_errors_are_final_and_without_the_key(judge: Judge, code: int) -> 
     assert ("set OPENAI_API_KEY to a key" in str(caught.value)) == (code in (401, 403))
 
 
+def test_a_key_that_the_server_repeats_is_in_no_error(judge: Judge) -> None:
+    for say in (
+        error(201, text=f"Welcome, {KEY}"),
+        lambda request: (200, {}, f"My key is {KEY}"),
+        error(400, text="x" * 390 + KEY),
+    ):
+        judge.say = say
+        with pytest.raises(ChatError) as caught:
+            judge.mark("Colchicine.", attempts=1)
+        assert KEY[:6] not in str(caught.value)
+
+
+def test_a_connection_that_breaks_off_within_an_answer_is_tried_again(judge: Judge) -> None:
+    judge.say = in_turn(error(201, {"Content-Length": "9999"}), verdict(score=7))
+    assert judge.mark("Colchicine.") == 0.7
+
+
+def test_nested_json_and_half_a_character_are_no_crash(judge: Judge) -> None:
+    judge.say = in_turn(lambda request: (200, {}, "[" * 100_000), verdict(score=7))
+    assert judge.mark("Colchicine \ud800.") == 0.7
+
+
 def test_the_key_goes_into_one_header_only(
     judge: Judge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
