@@ -5,6 +5,7 @@ counts too. A penalty alone is best for an empty reply: weigh it beside a reward
 """
 
 import math
+import re
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from pydantic import Field
 from medgpt_ray.config.section import NonNegative, Positive
 from medgpt_ray.rewards import columns, resolve
 from medgpt_ray.rewards.text import tokens
+
+_LIST_MARK = re.compile(r"(?m)^[^\S\n]*\d{1,3}[.)、](?!\d)")
 
 
 def length_penalty(
@@ -42,7 +45,7 @@ def repetition_penalty(
 
     As in Open-R1 (from arXiv 2502.03373). Ordinary answers come to about -0.02.
     """
-    words = tokens(completion)
+    words = tokens(_LIST_MARK.sub("", completion))  # the same item under another number
     grams = list(zip(*(words[start:] for start in range(ngram)), strict=False))
     return len(set(grams)) / len(grams) - 1.0 if grams else 0.0
 

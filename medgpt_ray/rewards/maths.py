@@ -116,6 +116,7 @@ def _parsed(text: str) -> list[Any]:
     """Expressions and their texts, as math-verify understands them."""
     from math_verify import parse
 
+    text = re.sub(r"(?<=\d)\\[, ](?=\d{3}(?!\d))", "", text)  # 1\,000
     text = re.sub(r"√\s*(\d+|\w)", r"\\sqrt{\1}", text.replace("**", "^")).translate(_PLAIN)
     bare = re.sub(r"\\[\[\]()]|[$\u4e00-\u9fff]", " ", text)
     whole = text if _PROSE.search(re.sub(r"\\[a-z]+", " ", bare)) else f"${bare.strip()}$"

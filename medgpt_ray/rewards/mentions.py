@@ -41,7 +41,7 @@ _GOES_ON = re.compile(
 
 _ONLY_LOOKS_DENIED = re.compile(
     r"\b(?:not (?:only|just)|not true that (?:you|it) should (?:be )?avoid\w*|not (?:hesitate"
-    r"|delay|wait) (?:to|in|before)\b|without delay"
+    r"|wait) (?:to|in|before)\b|not delay|without delay"
     r"|no (?:problem|harm|doubt)|without (?:a )?doubt|nothing wrong with|no reason not to"
     r"|(?:not|never) (?:forget|skip|stop|miss|discontinue|worry|be afraid|harm|hurt|damage"
     r"|interact)"
@@ -61,7 +61,7 @@ _DENIES_WHAT_FOLLOWS = re.compile(
     r"|harmful) to (?:take|use|give)|stay away from|steer clear of|switch\w* from)\b"
     r"|不要|不能|不可|不宜|不应|不该|不得|不建议|不推荐|不适合|不考虑|不支持|不用|不必|不需|不是"
     r"|不选|不会"
-    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛])|否认|排除|避免|禁止|禁用|禁忌|忌用|忌服|忌"
+    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛疑])|否认|排除|除外|[❌✗✘🚫⛔]|避免|禁止|禁用|禁忌|忌用|忌服|忌"
     r"|慎用|勿|(?<![特分性区鉴个类级])别|停用|停服|停止|而非|拒绝|严禁|代替|替代|取代"
     r"|(?<![除若])非(?![常典甾但法类])"
 )
@@ -89,6 +89,7 @@ _SUPPOSES = re.compile(
     r"|\bshould (?:you|it|this|he|she|they|symptoms)\b(?! (?:not )?(?:take|call|go|use|see)\b)"
     r"|(?<!即使)(?<!就算)(?:如果|假如|若|一旦|万一|倘若|除非)|如(?=有|出现|果|症)"
     r"|(?:出现|发生|加重)[^，。]{0,12}时|(?<![您你者已])出现(?:以下|下列)"
+    r"|何时|什么(?:时候|情况)|哪些情况"
 )
 
 _BETWEEN = " ,，:：()（）-–—"

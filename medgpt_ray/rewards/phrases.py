@@ -59,8 +59,8 @@ MANNER = re.compile(
 
 _REST = r"(?=\s*(?:$|[.,;!，。；！]))"
 AVOIDED = re.compile(
-    r"(?:^|,|\band|\bso|\bwhich|\bit|\bthey|\btherefore|\bthus)\s*(?:should|must|is|are|(?:is"
-    r"|are) to)"
+    r"(?:^|,|\band|\bso|\bwhich|\bit|\bthey|\btherefore|\bthus)\s*(?:should|must|is|'s|are"
+    r"|(?:is|are) to)"
     r"(?: (?!not\b)\w+){0,2} (?:avoided|stopped|discontinued|withheld|contraindicated"
     r"|not (?:be )?(?:used|taken|given|recommended))\b(?! (?:after|before|with|if|while|on|more))"
     rf"|\b(?:should|must) (?:therefore |thus |generally )?be (?:avoided|stopped"

@@ -106,7 +106,8 @@ _QUANTITY = re.compile(
 _FACTOR = re.compile(rf"(?P<per>/|\bper\b|每)?\s?(?P<number>{_NUMBER})?\s?(?P<unit>{_UNIT})")
 _RANGE = re.compile(r"\s?(?:-|–|—|~|to|至|到)\s?")
 _RATE_AFTER = re.compile(
-    r"\s?(?:once )?(?:(?P<adverb>hourly|daily|weekly)|(?:an?|each|every) (?P<unit>hour|day|week))\b"
+    r"\s?(?:of [a-z]{1,30} )?(?:once )?(?:(?P<adverb>hourly|daily|weekly)"
+    r"|(?:an?|each|every|per) (?P<unit>hour|day|week)|(?:in|per|every) 24 ?h(?:ou)?rs?)\b"
 )
 _RATE_BEFORE = re.compile(r"[每一](?P<unit>小时|分钟|天|日|周)[^\d,，。;；]{0,6}$")
 _ADVERBS = {"hourly": "hour", "daily": "day", "weekly": "week"}
@@ -193,7 +194,9 @@ def quantities(text: str) -> list[Quantity]:
         before = plain[max(0, match.start() - 12) : match.start()]
         if rate := _RATE_AFTER.match(plain, end) or _RATE_BEFORE.search(before):
             named = rate.groupdict()
-            found.append(_per(found[-1], named["unit"] or _ADVERBS[named["adverb"]]))
+            found.append(
+                _per(found[-1], named["unit"] or _ADVERBS.get(named.get("adverb") or "", "day"))
+            )
     return found
 
 

@@ -39,6 +39,8 @@ NO_DRUG = re.compile(
 """Before an amount that is none of a drug."""
 LARGE = frozenset({"l", "liter", "liters", "litre", "litres", "升", "dl", "分升", "fl", "μl", "ul"})
 """Volumes that are no doses."""
+MOST_DOSES = 500
+"""Different ones that are told apart: each is compared with those before it."""
 BODY_WEIGHT = frozenset(
     {"kg", "kgs", "kilogram", "kilograms", "千克", "公斤", "lb", "lbs", "pounds"}
 )
@@ -72,10 +74,12 @@ def no_invented_dose(prompt: str, completion: str, row: dict[str, Any]) -> float
     answers = columns.texts(row, "answer") if "answer" in row else []
     contexts = columns.texts(row, "context") if "context" in row else []
     known = [dose for text in (prompt, *contexts, *answers) for dose in quantities(text)]
-    given = doses(answer_part(completion))
+    reply = answer_part(completion)
+    given = doses(reply)
+    sound = {dose.start for dose in quantities(reply) if any(dose.agrees(k) for k in known)}
     if not given and any(map(doses, answers)):
         return 0.5
-    return 1.0 / (1 + sum(not any(dose.agrees(k) for k in known) for dose in given))
+    return 1.0 / (1 + sum(dose.start not in sound for dose in given))
 
 
 def contraindications(prompt: str, completion: str, row: dict[str, Any]) -> float:
@@ -108,6 +112,8 @@ def doses(text: str) -> list[Quantity]:
     found: list[Quantity] = []
     plain = simplified(text)
     for quantity in quantities(text):
+        if len(found) == MOST_DOSES:
+            break
         amounts = {name for name, power in quantity.dimension if power > 0}
         per = {name for name, power in quantity.dimension if power < 0}
         first = re.split(r"[/\s每]", quantity.unit)[0]

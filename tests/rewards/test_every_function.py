@@ -83,6 +83,7 @@ LONG = [
     "<answer>" * 12_500,
     "青霉素" * 20_000,
     "500 mg, " * 12_500,
+    " ".join(f"{number} mg" for number in range(8_000)),
     *(
         piece * (20_000 // len(piece))
         for piece in ("1", "555", "1/", "\n", "penicillin ", "A, s, 所以,")
