@@ -20,6 +20,8 @@ WITHOUT_OPTIONS = LETTERS[:8]
 
 NEAR = 300
 """Characters before and behind a cue that are looked at."""
+_NEXT_PARAGRAPH = re.compile(r"(?<=\b[A-J])[^\S\n]*\n\s*(?=[A-J][^\S\n]+[\w(])")
+"""Between a choice and what explains it: "B, A patient with a stroke ...", on two lines."""
 _AND = r"[)\"]? ?(?:(?:[,、;&+/和与及]|以及|\band\b) ?){0,2}[(\"]?"
 _OR = re.compile(r"[\s,)]*(?:\bor\b|或|还是|/)", re.IGNORECASE)
 _CUE = re.compile(
@@ -87,7 +89,7 @@ def choice(reply: str, options: dict[str, str]) -> frozenset[str]:
     reply = unicodedata.normalize("NFKC", without_latex(reply))
     reply = reply.replace("*", "").replace("`", "").replace("\u2019", "'").strip()
     listed = _listed(reply, options)
-    reply = " ".join(reply.split())
+    reply = " ".join(_NEXT_PARAGRAPH.sub(". ", reply).split())
     affirmed, denied = _claims(reply, options)
     if listed and not affirmed:
         affirmed = {listed}

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；;])|\n+")
+_END = re.compile(r"(?<=[.!?])\s+|(?<=[!?])(?=[\u4e00-\u9fff])|(?<=[。！？；;])|\n+")
 
 _VERB = (
     r"(?:i|i'm|you|we|it|he|she|they|take|takes|taking|use|using|give|try|start|begin|continue"

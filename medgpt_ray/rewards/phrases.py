@@ -44,7 +44,7 @@ RECOMMENDS = re.compile(
     r"|may|should|add|administer|consider|safe|ok|okay|fine|suitable|help\w*|effective|daily|every"
     r"|best|choice|option|avoid|contraindicated|nothing wrong"
     r"|not (?:harm|hurt|damage|dangerous|unsafe|a problem|stop|skip|miss|forget))\b|放心|不会伤"
-    r"|不影响|服|吃|用|可以|建议|推荐|给予|注射|首选|有效|安全|继续"
+    r"|不影响|服|吃|用|可以|建议|推荐|给予|注射|首选|选用|选择|有效|安全|继续"
     r"|试|避免|禁忌"
 )
 """What makes the name of a drug a recommendation, where it is not denied ("no need to avoid")."""
@@ -65,7 +65,8 @@ AVOIDED = re.compile(
     r"|not (?:be )?(?:used|taken|given|recommended))\b(?! (?:after|before|with|if|while|on|more))"
     rf"|\b(?:should|must) (?:therefore |thus |generally )?be (?:avoided|stopped"
     rf"|discontinued){_REST}"
-    rf"|[:：—–-]\s*(?:avoid|contraindicated|do not (?:take|use)|禁用|避免|慎用|忌用){_REST}"
+    rf"|[:：—–-][\s❌✗🚫⛔]*(?:avoid|contraindicated|do not (?:take|use)|禁用|避免|慎用"
+    rf"|忌用){_REST}"
     r"|\b(?:avoid|do not (?:use|take)) (?:it|them)\b(?! (?:with|on|before|after|more))"
     r"|which you should avoid"
     rf"|(?:请?不要|不(?:宜|应|能|可|建议|推荐)(?:再)?|应(?:当|该)?避免|避免)(?:使用|服用|用){_REST}"
