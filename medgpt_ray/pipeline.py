@@ -5,7 +5,7 @@ at, served and resumed by itself. What is done is never done again: a finished s
 interrupted one goes on from its last checkpoint.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -45,8 +45,7 @@ def check(loaded: Loaded, resume: bool) -> list[StageRun]:
         done = {run.name for run in runs if _directory(run).finished}
         for run in runs:
             found = _changed(run) if run.name in done else _troubles(run, done)
-            placed = map(run.loaded.placed, found)
-            problems += [told(problem, run.place, run.name, loaded) for problem in placed]
+            problems += _placed(found, run, loaded)
     if problems:
         raise PreflightError(problems)
     return runs
@@ -82,18 +81,26 @@ def train(loaded: Loaded, resume: bool) -> None:
         title = f"stage {number} of {len(runs)}: {run.name} ({state})"
         console.print(Text(title, style="bold"), soft_wrap=True)
         if not finished:
-            _train(run)
+            _train(run, loaded)
             _sum_up(output_dir, runs)
     for line in _told(runs):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(f"report: {_sum_up(output_dir, runs)}"), soft_wrap=True)
 
 
-def _train(run: StageRun) -> None:
+def _train(run: StageRun, loaded: Loaded) -> None:
     config, resume = run.loaded.config, _directory(run).holds_run
-    preflight.check(config, resume)
+    try:
+        preflight.check(config, resume)
+    except PreflightError as error:
+        raise PreflightError(_placed(error.problems, run, loaded)) from None
     verb = supervised if isinstance(config, SupervisedRun) else rl
     verb.train(config, run.loaded.source, resume)
+
+
+def _placed(problems: Iterable[str], run: StageRun, loaded: Loaded) -> list[str]:
+    """The problems of a stage, each at the line that causes it."""
+    return [told(run.loaded.placed(each), run.place, run.name, loaded) for each in problems]
 
 
 def _sum_up(output_dir: Path, runs: Sequence[StageRun]) -> Path:

@@ -70,9 +70,10 @@ def check(config: RunConfig, resume: bool) -> None:
         problems += found
         problems += _files(config, None if found else tokenizer)
     else:
-        prompts, found = _prompts(config, tokenizer)
+        sides, found = _prompts(config, tokenizer)
         problems += found
-        problems += _rewards(config, prompts)
+        problems += () if resume else _trained_on(config, **sides)
+        problems += _rewards(config, [*sides["train"], *sides["heldout"]])
         problems += _environment(config)
         problems += preflight_models.scorers(config)
     problems += resources(config)
@@ -145,7 +146,7 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
                 f"{key}: is {now.get(key)!r}, but the run in {run.path} began with "
                 f"{before.get(key)!r}: put that back, or choose another output_dir"
             )
-    for file in json.loads(run.lineage.read_text())["data"]:
+    for file in json.loads(run.lineage.read_text(encoding="utf-8"))["data"]:
         path = Path(file["path"])
         if path.is_file() and file_sha256(path) != file["sha256"]:
             yield (
@@ -154,8 +155,8 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
             )
 
 
-def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
-    """Those of training and of the held-out file, and what is wrong with them."""
+def _prompts(config: RlRun, tokenizer: Any) -> tuple[dict[str, list[Prompt]], list[str]]:
+    """Those of data.train and of data.heldout, and what is wrong with them."""
     from medgpt_ray.data.files import find
     from medgpt_ray.data.prompts import DataError, read_prompts
 
@@ -172,15 +173,23 @@ def _prompts(config: RlRun, tokenizer: Any) -> tuple[list[Prompt], list[str]]:
                 prompts += read_prompts(path, tokenizer, config.data)
         except DataError as error:
             problems += error.problems
-    trained = {prompt.token_ids: prompt.id for prompt in sides["train"]}
-    both = [prompt for prompt in sides["heldout"] if prompt.token_ids in trained]
+    return sides, problems
+
+
+def _trained_on(config: RlRun, train: list[Prompt], heldout: list[Prompt]) -> Iterator[str]:
+    """Held-out prompts that are none. An environment may tell rows of one opening apart."""
+
+    def what(prompt: Prompt) -> str:
+        return repr((prompt.token_ids, prompt.row if config.rollout.multi_turn else None))
+
+    trained = {what(prompt): prompt.id for prompt in train}
+    both = [prompt for prompt in heldout if what(prompt) in trained]
     if both:
-        problems.append(
-            f"data.heldout: {len(both)} of its {len(sides['heldout'])} prompts are in data.train "
-            f"too, the first is {both[0].id} ({trained[both[0].token_ids]} there): what was "
-            "trained on is not held out, leave each in one of them"
+        yield (
+            f"data.heldout: {len(both)} of its {len(heldout)} prompts are in data.train too, the "
+            f"first is {both[0].id} ({trained[what(both[0])]} there): what was trained on is not "
+            "held out, leave each in one of them"
         )
-    return [*sides["train"], *sides["heldout"]], problems
 
 
 def _files(config: SupervisedRun, tokenizer: Any) -> Iterator[str]:

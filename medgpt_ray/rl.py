@@ -61,10 +61,11 @@ def train(config: RlRun, source: str, resume: bool) -> None:
         stack.enter_context(run.alone())
         stack.enter_context(run.remembering_failure())
         stack.enter_context(interruptible())
+        prompts = _prompts(config)
         stack.enter_context(ray_cluster(config.cluster))
         for left in reversed(range(config.faults.max_restarts + 1)):
             try:
-                return _attempt(config, run, resume)
+                return _attempt(config, run, prompts, resume)
             except RoleDied as death:
                 if not left:
                     raise
@@ -72,15 +73,23 @@ def train(config: RlRun, source: str, resume: bool) -> None:
                 resume = True
 
 
-def _attempt(config: RlRun, run: RunDirectory, resume: bool) -> None:
+def _prompts(config: RlRun) -> tuple[list[Prompt], list[Prompt]]:
+    """Those to train on and the held-out ones. Read once: files may change while a run goes on."""
+    data, tokenizer = config.data, load_tokenizer(config.model.path)
+    heldout = read_prompts(data.heldout, tokenizer, data) if data.heldout else []
+    return read_prompts(data.train, tokenizer, data), heldout[: config.evaluation.max_prompts]
+
+
+def _attempt(
+    config: RlRun,
+    run: RunDirectory,
+    prompts: tuple[list[Prompt], list[Prompt]],
+    resume: bool,
+) -> None:
     """From the start, or from the last checkpoint, to the end."""
     checkpoint = Checkpoints(run.checkpoints).latest() if resume else None
     done = read_state(checkpoint)["step"] if checkpoint else 0
-    tokenizer = load_tokenizer(config.model.path)
-    prompts = read_prompts(config.data.train, tokenizer, config.data)
-    heldout = (
-        read_prompts(config.data.heldout, tokenizer, config.data) if config.data.heldout else []
-    )
+    trained, heldout = prompts
     with ExitStack() as stack:
         console = stack.enter_context(Console(config.steps, done + 1))
         log = MetricsLog(run, config.tensorboard, (done if checkpoint else -1) if resume else None)
@@ -88,10 +97,9 @@ def _attempt(config: RlRun, run: RunDirectory, resume: bool) -> None:
         run.discard_after(done if checkpoint else -1)
         console.phase("starting the learners, the scorers and the rollout engines")
         roles = stack.enter_context(start_roles(config, run))
-        controller = Controller(
-            config, run, roles, console, log, PromptSource(prompts, config.seed)
-        )
-        controller.heldout = heldout[: config.evaluation.max_prompts]
+        source = PromptSource(trained, config.seed)
+        controller = Controller(config, run, roles, console, log, source)
+        controller.heldout = heldout
         if checkpoint:
             controller.restore(checkpoint)
         controller.run()

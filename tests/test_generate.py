@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,11 @@ def wait_for_workers(process: subprocess.Popen[str], count: int) -> list[psutil.
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    below = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in below if child.name().startswith("ray::Generation")]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += [child] if child.name().startswith("ray::Generation") else []
+    return found
 
 
 def greedy(model: Path, asked: list[dict[str, Any]]) -> list[str]:

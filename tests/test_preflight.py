@@ -100,16 +100,21 @@ def test_everything_is_reported_at_once(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_held_out_prompt_that_is_trained_on_is_refused(make: Make, tmp_path: Path) -> None:
-    """With whatever answer."""
+    """With whatever answer, unless an environment sees the rest of the row; an old run goes on."""
     for name, doses in (("seen", (1, 2, 3)), ("asked", (4, 3, 5))):
         rows = [{"question": f"Is {dose} mg too much?", "answer": name} for dose in doses]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     data = {"train": str(tmp_path / "seen.jsonl"), "heldout": str(tmp_path / "asked.jsonl")}
+    config = make(data=data)
     only(
         r"^data\.heldout: 1 of its 3 prompts are in data\.train too, the first is \S*asked"
         r"\.jsonl:2 \(\S*seen\.jsonl:3 there\)",
-        problems(make(data=data)),
+        problems(config),
     )
+    RunDirectory.create(config.output_dir, config, "stage: grpo\n", {})
+    check(config, resume=True)
+    dose = {"environment": "medgpt_ray.environments.dose:DoseTools"}
+    check(make(data=data, output_dir=str(tmp_path / "turns"), rollout={"multi_turn": dose}), False)
 
 
 @pytest.mark.parametrize(

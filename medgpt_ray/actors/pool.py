@@ -207,9 +207,9 @@ class RolloutPool:
             member = starting[ref]
             try:
                 ray.get(ref, timeout=60)
-            except ray.exceptions.RayError as error:
-                if not died(error):
-                    raise RunFailed(f"{member.name} cannot start: {cause(error)}") from error
+            except ray.exceptions.RayTaskError as error:
+                raise RunFailed(f"{member.name} cannot start: {cause(error)}") from error
+            except ray.exceptions.RayError as error:  # the others work on while it is tried again
                 self.lost(member, error)
             else:
                 member.state = "STALE"

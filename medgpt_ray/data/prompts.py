@@ -191,7 +191,7 @@ class PromptSource:
         self._taken = 0
         digest = hashlib.sha256()
         for prompt in self._prompts:
-            digest.update(repr((prompt.id, prompt.token_ids, prompt.row)).encode())
+            digest.update(repr((prompt.id, prompt.token_ids)).encode())
         self._fingerprint = digest.hexdigest()
 
     @property
@@ -217,8 +217,8 @@ class PromptSource:
         """Continue exactly where `state` was taken; refuses that of other prompts or seeds."""
         if state["prompts"] != self._fingerprint:
             problem = (
-                "training prompts, their answers, system prompt or tokenizer differ from those of "
-                "the checkpoint: resume with the same data, or start a new run"
+                "training prompts, system prompt or tokenizer differ from those of the checkpoint: "
+                "resume with the same data, or start a new run"
             )
             raise DataError([problem])
         if state["seed"] != self._seed:

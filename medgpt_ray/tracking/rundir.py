@@ -134,14 +134,17 @@ class RunDirectory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other process trains here meanwhile; raises `RunDirectoryError` where one does. The
-        lock goes with the process that holds it, however that ends.
+        lock goes with the process that holds it, however that ends; on a network file system it may
+        outlive a node that crashes.
         """
-        with (self.path / ".lock").open("w") as lock:
+        path = self.path / ".lock"
+        with path.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunDirectoryError(
-                    f"{self.path}: another process trains this run: stop it, or let it finish"
+                    f"{self.path}: another process trains this run: stop it, or let it finish (if "
+                    f"its node is gone, delete {path})"
                 ) from None
             except OSError as error:  # some network file systems have no locks
                 why = error.strerror

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,8 +294,5 @@ def test_restore_refuses_other_prompts_and_another_seed(prompts: Any) -> None:
     state = PromptSource(prompts, seed=3).state()
     with pytest.raises(DataError, match="differ from those of the checkpoint"):
         PromptSource(prompts[:-1], seed=3).restore(state)
-    other = replace(prompts[0], row=prompts[0].row | {"answer": "another"})
-    with pytest.raises(DataError, match="differ from those of the checkpoint"):
-        PromptSource([other, *prompts[1:]], seed=3).restore(state)
     with pytest.raises(DataError, match="seed 4 is not the checkpoint's"):
         PromptSource(prompts, seed=4).restore(state)
