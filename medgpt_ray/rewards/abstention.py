@@ -65,4 +65,4 @@ def _guesses(reply: str, prompt: str) -> bool:
     numbers = {t for t in tokens(text) if t[-1].isdigit()} - set(tokens(prompt))
     beside = [s for s in mentions.sentences(text) if not ABSTAINS.search(s)]
     states = [s for s in beside if not ASKS_FURTHER.search(s)]
-    return bool(numbers or states or GUESSES.search(TELLS_OTHER.sub("", text)))
+    return bool(numbers or states or GUESSES.search(TELLS_OTHER.sub(r"\1\2", text)))

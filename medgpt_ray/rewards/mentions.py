@@ -35,7 +35,7 @@ _NEW_STATEMENT = re.compile(
 _GOES_ON = re.compile(
     rf"(?!(?:(?:and|or|nor)\s+)?(?:{_VERB}|(?:but|so|then|thus|yet|while|when|my|his|her|their)\b))"
     r"(?!.*\b(?:is|are|was|were|can|may|should|likely|prefer\w*|instead)\b)"
-    r"(?!.*[服吃喝用去做打拨就看叫送选荐宜更较]|.*安全|.*(?:考虑|诊断|提示|符合|而是|可能|疑似|属于))"
+    r"(?!.*[服吃喝用去做打拨就看叫送选荐宜]|.*[更较][好佳优合适稳]|.*安全|.*(?:考虑|诊断|提示|符合|而是|可能|疑似|属于))"
     r"(?:(?:and|or|nor)\s+|以及|及|和|或)?[\w-]+(?: [\w-]+){0,3} ?[.。]?"
 )
 
@@ -61,7 +61,7 @@ _DENIES_WHAT_FOLLOWS = re.compile(
     r"|harmful) to (?:take|use|give)|stay away from|steer clear of|switch\w* from)\b"
     r"|不要|不能|不可|不宜|不应|不该|不得|不建议|不推荐|不适合|不考虑|不支持|不用|不必|不需|不是"
     r"|不选|不会"
-    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛疑])|否认|排除|除外|[❌✗✘🚫⛔]|避免|禁止|禁用|禁忌|忌用|忌服|忌"
+    r"|无需|并非|没有|没(?!药)|未(?!来)|无(?![论菌痛疑])|否认|排除|除外|^\W{0,4}[❌✗✘🚫⛔][^✅✓✔☑]*$|避免|禁止|禁用|禁忌|忌用|忌服|忌"
     r"|慎用|勿|(?<![特分性区鉴个类级])别|停用|停服|停止|而非|拒绝|严禁|代替|替代|取代"
     r"|(?<![除若])非(?![常典甾但法类])"
 )
@@ -85,16 +85,17 @@ _DENIES_WHAT_PRECEDES = re.compile(
 )
 _SUPPOSES = re.compile(
     r"(?<!even )(?<!matter )\bif\b|\bunless\b|\bin case\b"
-    r"|\bany of (?:these|those|the following)\b"
+    r"|\bfor any of the following\b"
     r"|\bshould (?:you|it|this|he|she|they|symptoms)\b(?! (?:not )?(?:take|call|go|use|see)\b)"
     r"|(?<!即使)(?<!就算)(?:如果|假如|若|一旦|万一|倘若|除非)|如(?=有|出现|果|症)"
-    r"|(?:出现|发生|加重)[^，。]{0,12}时|(?<![您你者已])出现(?:以下|下列)"
-    r"|何时|什么(?:时候|情况)|哪些情况"
+    r"|(?:出现|发生|加重)[^，。]{0,12}时"
+    r"|(?<!无论)(?<!不管)(?<!不论)(?:何时|什么(?:时候|情况)|哪些情况)下?"
+    r"(?=需|应|要|该|必须|立即|立刻|马上|就医|就诊|去|拨打)"
 )
 
 _BETWEEN = " ,，:：()（）-–—"
-_ENDED = re.compile(r"没(?!有)")
-"""A cue that denies one verb and no list: 抽了十分钟还没停，口吐白沫."""
+_ENDED = re.compile(r"没(?!有)|^\W*$")
+"""A cue that denies no list: 抽了十分钟还没停，口吐白沫, and the mark of "ibuprofen: ❌, rest"."""
 
 _EMPHASIS = re.compile(r"(?<![\w)])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w(])")
 REACH = 200
@@ -196,6 +197,7 @@ def _states(sentence: str, spans: list[tuple[int, int]]) -> Iterator[tuple[bool,
             supposed = False  # "chew an aspirin if you are not allergic, and call 911"
         leading = leading or _SUPPOSES.match(segment) is not None
         supposed = supposed or _SUPPOSES.search(segment) is not None
+        supposed = supposed or (not place and segment.startswith(("出现以下", "出现下列")))
         last = segments[-1] if place == len(segments) - 2 else ""
         yield carries, supposed or _SUPPOSES.match(last) is not None
         denied = carries or _denies(_ENDED.sub(" ", segment[-REACH:]), "")

@@ -11,7 +11,8 @@ URGENT = re.compile(
     r"(?:\b(?:911|999|112|120|000|108|119|995|988|116 ?123)\b|ambulance|emergency|paramedics"
     r"|samaritans|suicide|crisis (?:line|lifeline|hotline)"
     r"|poison (?:control|cent(?:re|er)|helpline|information))"
-    r"|\b(?:go|get|come|seen|leave|taken?|head|rush\w*|driv\w+|seek|need\w*|call\w*)\b[^.;,]{0,40}?"
+    r"|\b(?:go|get|come|(?:should|must|to) be seen|leave|taken?|head|rush\w*|driv\w+|seek|need\w*"
+    r"|call\w*)\b[^.;,]{0,40}?"
     r"(?:\bemergency (?:room|department|unit|ward|care|services|help)|\ba ?& ?e\b"
     r"|\b(?:the|an|nearest|closest|local) er\b"
     rf"|\bhospital\b[^.;,]{{0,20}}?\b{_NOW}|\b(?:help|care|attention"
@@ -44,7 +45,7 @@ RECOMMENDS = re.compile(
     r"|may|should|add|administer|consider|safe|ok|okay|fine|suitable|help\w*|effective|daily|every"
     r"|best|choice|option|avoid|contraindicated|nothing wrong"
     r"|not (?:harm|hurt|damage|dangerous|unsafe|a problem|stop|skip|miss|forget))\b|放心|不会伤"
-    r"|不影响|服|吃|用|可以|建议|推荐|给予|注射|首选|选用|选择|有效|安全|继续"
+    r"|不影响|服|吃|用|可以|建议|推荐|给予|注射|首选|选用|选择(?!性)|有效|安全|继续"
     r"|试|避免|禁忌"
 )
 """What makes the name of a drug a recommendation, where it is not denied ("no need to avoid")."""
@@ -128,11 +129,13 @@ GUESSES = re.compile(
 """Words that bring an answer in by the back door."""
 
 TELLS_OTHER = re.compile(
-    r"\b(?:mention|list|state|describe|include|discuss|document|record|note)[sd]?\b[^.;]{1,80}?"
-    rf"\b(?:but|however)\b(?=[^.;]{{0,60}}?(?:{ABSTAINS.pattern}))"
-    rf"|(?:提到|提及|记录|记载|说明)[^。；]{{1,40}}?(?:但是?|不过)(?=[^。；]{{0,20}}?(?:{ABSTAINS.pattern}))"
+    r"(?<!the )(\b(?:mention|list|state|describe|include|discuss|document|record|note)[sd]?\b"
+    rf"[^.;]{{1,80}}?)\b(?:but|however)\b(?=[^.;]{{0,60}}?(?:{ABSTAINS.pattern}))"
+    rf"|((?:提到|提及|记录|记载|说明)[^。；]{{1,40}}?)(?:但是?|不过)"
+    rf"(?=[^。；]{{0,20}}?(?:{ABSTAINS.pattern}))"
 )
-"""What the text at hand does hold, before that it lacks the answer: "lists the drug but not"."""
+"""What the text at hand does hold, before that it lacks the answer, and "but": "lists
+the drug but not"."""
 
 ASKS_FURTHER = re.compile(
     r"\b(?:ask|check|contact|consult|see|doctor|pharmacist|nurse|clinic|provide|need|sorry"
