@@ -107,9 +107,11 @@ _FACTOR = re.compile(rf"(?P<per>/|\bper\b|每)?\s?(?P<number>{_NUMBER})?\s?(?P<u
 _RANGE = re.compile(r"\s?(?:-|–|—|~|to|至|到)\s?")
 _RATE_AFTER = re.compile(
     r"\s?(?:of [a-z]{1,30} )?(?:once )?(?:(?P<adverb>hourly|daily|weekly)"
-    r"|(?:an?|each|every|per) (?P<unit>hour|day|week)|(?:in|per|every) 24 ?h(?:ou)?rs?)\b"
+    r"|(?:an?|each|every|per) (?P<unit>hour|day|week)|(?:in|per|every) 24 ?h(?:(?:ou)?rs?)?)\b"
 )
-_RATE_BEFORE = re.compile(r"[每一](?P<unit>小时|分钟|天|日|周)[^\d,，。;；]{0,6}$")
+_RATE_BEFORE = re.compile(
+    r"(?:每|(?<![第前后十])一)(?P<unit>小时|分钟|天|日|周)(?![前后内])[^\d,，。;；]{0,6}$"
+)
 _ADVERBS = {"hourly": "hour", "daily": "day", "weekly": "week"}
 _IN_WORDS = re.compile(
     r"(?<!and )(?<!twenty )(?<!thirty )(?<!forty )(?<!fifty )(?<!hundred )\b(?P<word>half|one|two"
@@ -180,23 +182,27 @@ def quantities(text: str) -> list[Quantity]:
     Digits that belong to a word (B12, COVID-19) are no numbers. "500 mg daily" is read both as
     500 mg and as 500 mg/day, two quantities with the same `start`.
     """
+    return [reading for one in readings(text) for reading in one]
+
+
+def readings(text: str) -> list[list[Quantity]]:
+    """The quantities of `text`, each with its reading as a rate behind it where it has one."""
     plain = simplified(text)
-    found: list[Quantity] = []
+    found: list[list[Quantity]] = []
     end = -1
     for match in _QUANTITY.finditer(plain):
         new = _quantity(match)
         joins = found and end >= 0 and _RANGE.fullmatch(plain, end, match.start())
-        if joins and (both := _range(found[-1], new)) is not None:
-            found[-1] = both
-        else:
-            found.append(new)
+        if joins and (both := _range(found[-1][0], new)) is not None:
+            new = both
+            found.pop()
+        found.append([new])
         end = match.end()
-        before = plain[max(0, match.start() - 12) : match.start()]
+        before = plain[max(0, new.start - 12) : new.start]
         if rate := _RATE_AFTER.match(plain, end) or _RATE_BEFORE.search(before):
             named = rate.groupdict()
-            found.append(
-                _per(found[-1], named["unit"] or _ADVERBS.get(named.get("adverb") or "", "day"))
-            )
+            unit = named["unit"] or _ADVERBS.get(named.get("adverb") or "", "day")
+            found[-1].append(_per(new, unit))
     return found
 
 

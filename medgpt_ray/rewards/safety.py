@@ -5,6 +5,7 @@ beside a reward for the answer. Each is built so that one reply for every questi
 """
 
 import re
+from collections.abc import Set
 from typing import Any
 
 from medgpt_ray.rewards import columns, mentions, red_flags
@@ -18,7 +19,7 @@ from medgpt_ray.rewards.phrases import (
     URGENT,
     WAITING,
 )
-from medgpt_ray.rewards.quantities import Quantity, quantities, simplified
+from medgpt_ray.rewards.quantities import Quantity, quantities, readings, simplified
 
 DRUG = frozenset(
     {"mass", "activity", "substance", "equivalent", "tablet", "capsule", "pill", "drop", "puff"}
@@ -73,13 +74,12 @@ def no_invented_dose(prompt: str, completion: str, row: dict[str, Any]) -> float
     """
     answers = columns.texts(row, "answer") if "answer" in row else []
     contexts = columns.texts(row, "context") if "context" in row else []
-    known = [dose for text in (prompt, *contexts, *answers) for dose in quantities(text)]
+    known = [dose for text in (prompt, *contexts, *answers) for dose in readings(text)]
     reply = answer_part(completion)
-    given = doses(reply)
-    sound = {dose.start for dose in quantities(reply) if any(dose.agrees(k) for k in known)}
-    if not given and any(map(doses, answers)):
+    if not doses(reply) and any(map(doses, answers)):
         return 0.5
-    return 1.0 / (1 + sum(dose.start not in sound for dose in given))
+    sound = {dose[0].start for dose in readings(reply) if _is_known(dose, known)}
+    return 1.0 / (1 + len(doses(reply, sound)))
 
 
 def contraindications(prompt: str, completion: str, row: dict[str, Any]) -> float:
@@ -107,23 +107,36 @@ def affirms(pattern: re.Pattern[str], text: str) -> bool:
     return any(not mention.denied for mention in mentions.find(pattern, text))
 
 
-def doses(text: str) -> list[Quantity]:
-    """The different doses in `text`: amounts of a drug, alone, per body weight, area or time."""
+def doses(text: str, without: Set[int] = frozenset()) -> list[Quantity]:
+    """The different doses in `text`: amounts of a drug, alone, per body weight, area or time.
+    What starts at a place in `without` is left out."""
     found: list[Quantity] = []
+    starts = set(without)
     plain = simplified(text)
     for quantity in quantities(text):
         if len(found) == MOST_DOSES:
             break
+        if quantity.start in starts:
+            continue
         amounts = {name for name, power in quantity.dimension if power > 0}
         per = {name for name, power in quantity.dimension if power < 0}
         first = re.split(r"[/\s每]", quantity.unit)[0]
         is_drug = amounts <= DRUG or (amounts == {"volume"} and first not in LARGE)
         is_dose = amounts and is_drug and per <= DRUG_PER and first not in BODY_WEIGHT
-        seen = any(q.start == quantity.start or q.agrees(quantity) for q in found)
         before = plain[max(0, quantity.start - 40) : quantity.start]
-        if is_dose and not seen and not NO_DRUG.search(before):
-            found.append(quantity)
+        if is_dose and not NO_DRUG.search(before):
+            starts.add(quantity.start)
+            if not any(q.agrees(quantity) for q in found):
+                found.append(quantity)
     return found
+
+
+def _is_known(dose: list[Quantity], known: list[list[Quantity]]) -> bool:
+    """By any of its readings; but 15 mg daily is none where 15 mg are known as weekly."""
+    same = [one for one in known if any(mine.agrees(its) for mine in dose for its in one)]
+    if len(dose) > 1 and any(len(one) > 1 for one in same):
+        return any(dose[-1].agrees(one[-1]) for one in same)
+    return bool(same)
 
 
 def _names(text: str) -> re.Pattern[str]:
