@@ -20,7 +20,9 @@ WITHOUT_OPTIONS = LETTERS[:8]
 
 NEAR = 300
 """Characters before and behind a cue that are looked at."""
-_NEXT_PARAGRAPH = re.compile(r"(?<=\b[A-J])[^\S\n]*\n\s*(?=[A-J][^\S\n]+[\w(])")
+_NEXT_PARAGRAPH = re.compile(
+    r"(?<=\b[A-J])[^\S\n]*\n\s*(?=A[^\S\n]+(?!(?:and|or)\b)(?:[A-Za-z]{2}|\d))"
+)
 """Between a choice and what explains it: "B, A patient with a stroke ...", on two lines."""
 _AND = r"[)\"]? ?(?:(?:[,、;&+/和与及]|以及|\band\b) ?){0,2}[(\"]?"
 _OR = re.compile(r"[\s,)]*(?:\bor\b|或|还是|/)", re.IGNORECASE)
@@ -122,13 +124,16 @@ def _listed(reply: str, options: dict[str, str]) -> frozenset[str]:
 
 def _copied(reply: str, options: dict[str, str]) -> set[str]:
     """The letters that stand before a text, the option's own where the options are known."""
-    texts = {letter: mentions.plain(text)[:20] for letter, text in options.items()}
+    texts = {letter: _bare(text)[:20] for letter, text in options.items()}
     copied = set()
     for mark in re.finditer(r"(?<![A-Za-z'])([A-J])[.):、]\s*(?=[\w(])", reply):
-        behind = mentions.plain(reply[mark.end() : mark.end() + 40])
-        if behind.startswith(texts.get(mark[1], "")):
+        if _bare(reply[mark.end() : mark.end() + 80]).startswith(texts.get(mark[1], "")):
             copied.add(mark[1])
     return copied
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\W", "", mentions.plain(without_latex(text)))
 
 
 def _claims(reply: str, options: dict[str, str]) -> tuple[set[frozenset[str]], frozenset[str]]:

@@ -20,7 +20,10 @@ _NOT_THAT = re.compile(r"[,(（]\s*(?:and |which is |that is )?not\b.*|[,，(（
 _DENIED = re.compile(
     r"^\s*(?:not|never|cannot|不是)\b|\b(?:not|n't|wrong|incorrect|doubt)\b|错误", re.IGNORECASE
 )
-_STATEMENT_END = re.compile(r"(?<=[\d)}$])(?:\.\s|。)")
+_STATEMENT_END = re.compile(
+    r"(?<!^1)(?<!\bstep \d)(?<=[\d)}$])(?:\.\s|。)", re.IGNORECASE
+)  # but not of "1. 5" and "Step 1. 3 + 4"
+_TAKES_BACK = re.compile(r"\s*(?:(?:or|no|wait|actually)\b|或|不)", re.IGNORECASE)
 _PLAIN = str.maketrans({"²": "^2", "³": "^3", "√": "\\sqrt "})
 _FULL_WIDTH = str.maketrans("０１２３４５６７８９．／＋－＝（）", "0123456789./+-=()")
 _PROSE = re.compile(r"(?<![\\a-z])[a-z]{3,}(?:\s+(?:[a-z]{2,}|\d)|$)", re.IGNORECASE)
@@ -65,7 +68,11 @@ def _final(reply: str, equations: bool) -> list[str]:
     answers = _ANSWER.split(reply)[1:]
     pieces = [next(iter(part.strip().splitlines()), "") for part in answers or lines[-1:]]
     if answers:  # "The answer is 56. Check: 56/8 = 7."
-        pieces = [_STATEMENT_END.split(piece)[0] for piece in pieces]
+        statements = [_STATEMENT_END.split(piece, 1) for piece in pieces]
+        behind = [rest for _, *others in statements for rest in others]
+        if any(_DENIED.search(rest) or _TAKES_BACK.match(rest) for rest in behind):
+            return []
+        pieces = [statement for statement, *_ in statements]
     if not equations:
         pieces = [piece.rpartition("=")[2] for piece in pieces]
     pieces = [_NOT_THAT.sub("", piece) for piece in pieces]
