@@ -1,7 +1,7 @@
 """One question to an OpenAI-compatible server: retries, a time limit, a cache on disk.
 
-The key comes from an environment variable and goes into one header: it is in no error, no cache and
-no redirected request.
+The key comes from an environment variable and goes into one header: it is in no error and no
+redirected request, and in the cache only where the model's answer repeats it.
 """
 
 import hashlib
@@ -136,7 +136,7 @@ def _until_readable(
             answer = _post(server, request, deadline)
             return answer, read(answer)
         except Unreadable as error:
-            why = str(error)
+            why = server.without_key(str(error))[:200]
         except _Temporary as error:
             backoff = FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.75, 1.25)
             why, wait = str(error), error.wait if error.wait is not None else backoff
@@ -167,7 +167,7 @@ def _post(server: Server, request: dict[str, Any], deadline: float) -> str:
         raise ChatError(f"{server.url}: not the answer of a chat server: {said[:200]!r}") from None
     if not isinstance(content, str):
         raise Unreadable("the answer holds no text")
-    return server.without_key(content)
+    return content
 
 
 def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:

@@ -108,7 +108,7 @@ def judged_rubric(
     def read(answer: str) -> list[bool]:
         met = _verdict(answer, mark).get("met")
         if not isinstance(met, list) or [type(one) for one in met] != [bool] * len(texts):
-            raise Unreadable(f"met {met!r:.80} is not true or false for {len(texts)} criteria")
+            raise Unreadable(f"met {met!r} is not true or false for {len(texts)} criteria")
         return met
 
     return rubric.weighted(criteria, ask(judge, _messages(task, form, data), read))
@@ -138,7 +138,7 @@ def _verdict(answer: str, mark: str) -> dict[str, Any]:
     try:
         verdict = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
-        raise Unreadable(f"the judge's answer is no JSON object: {text!r:.120}") from None
+        raise Unreadable(f"the judge's answer is no JSON object: {text!r}") from None
     if not isinstance(verdict, dict) or verdict.get("id") != mark:
-        raise Unreadable(f"the judge's answer is without its id: {text!r:.120}")
+        raise Unreadable(f"the judge's answer is without its id: {text!r}")
     return verdict

@@ -261,6 +261,22 @@ def test_a_key_that_the_server_repeats_is_in_no_error(judge: Judge) -> None:
         assert KEY[:6] not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["1", "0", "a", "score"])
+def test_a_dummy_key_changes_no_verdict(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    judge.say = verdict(score=10)
+    assert judge.mark("Colchicine.") == judge.mark("Colchicine.") == 1.0
+
+
+def test_a_key_that_an_answer_repeats_is_cut_in_no_error(judge: Judge) -> None:
+    judge.say = lambda request: (200, {}, "x" * 112 + KEY)
+    with pytest.raises(ChatError) as caught:
+        judge.mark("Colchicine.", attempts=1)
+    assert KEY[:6] not in str(caught.value)
+
+
 def test_a_connection_that_breaks_off_within_an_answer_is_tried_again(judge: Judge) -> None:
     judge.say = in_turn(error(201, {"Content-Length": "9999"}), verdict(score=7))
     assert judge.mark("Colchicine.") == 0.7
