@@ -12,6 +12,7 @@ process, so that other work on the machine does not count.
 import argparse
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def main() -> None:
         "|---|---|---|---|---|",
         *(f"| {n} | {h:,} | {s:.2f} | {r:,.0f} | {m:.2f} GiB |" for n, h, s, r, m in lines),
         "",
-        f"Median after the first step: {rates[len(rates) // 2]:,.0f} completions/s "
+        f"Median after the first step: {median(rates):,.0f} completions/s "
         f"({rates[0]:,.0f} to {rates[-1]:,.0f}).",
         "",
     ]
