@@ -8,9 +8,9 @@ import pytest
 
 from medgpt_ray.actors.wait import RoleDied
 from medgpt_ray.config.schema import GrpoRun
+from medgpt_ray.controller import Controller
 from medgpt_ray.data.prompts import PromptSource
 from medgpt_ray.interrupt import Interrupted
-from medgpt_ray.rl import Controller
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
