@@ -15,7 +15,7 @@ from medgpt_ray import dry_run, preflight, rl, supervised
 from medgpt_ray.config.loader import ConfigError, Loaded, load
 from medgpt_ray.config.paths import leaves
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.config.stages import StageRun, expand, told
+from medgpt_ray.config.stages import StageRun, expand, of_stage
 from medgpt_ray.config.supervised import SupervisedRun
 from medgpt_ray.preflight import PreflightError
 from medgpt_ray.tracking.report_pipeline import summarise, write_pipeline_report
@@ -100,7 +100,7 @@ def _train(run: StageRun, loaded: Loaded) -> None:
 
 def _placed(problems: Iterable[str], run: StageRun, loaded: Loaded) -> list[str]:
     """The problems of a stage, each at the line that causes it."""
-    return [told(run.loaded.placed(each), run.place, run.name, loaded) for each in problems]
+    return [of_stage(run.loaded.placed(each), run.place, run.name, loaded) for each in problems]
 
 
 def _sum_up(output_dir: Path, runs: Sequence[StageRun]) -> Path:

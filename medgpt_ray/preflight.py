@@ -179,15 +179,15 @@ def _prompts(config: RlRun, tokenizer: Any) -> tuple[dict[str, list[Prompt]], li
 def _trained_on(config: RlRun, train: list[Prompt], heldout: list[Prompt]) -> Iterator[str]:
     """Held-out prompts that are none. An environment may tell rows of one opening apart."""
 
-    def what(prompt: Prompt) -> str:
+    def shown(prompt: Prompt) -> str:
         return repr((prompt.token_ids, prompt.row if config.rollout.multi_turn else None))
 
-    trained = {what(prompt): prompt.id for prompt in train}
-    both = [prompt for prompt in heldout if what(prompt) in trained]
+    trained = {shown(prompt): prompt.id for prompt in train}
+    both = [prompt for prompt in heldout if shown(prompt) in trained]
     if both:
         yield (
             f"data.heldout: {len(both)} of its {len(heldout)} prompts are in data.train too, the "
-            f"first is {both[0].id} ({trained[what(both[0])]} there): what was trained on is not "
+            f"first is {both[0].id} ({trained[shown(both[0])]} there): what was trained on is not "
             "held out, leave each in one of them"
         )
 

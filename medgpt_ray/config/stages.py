@@ -42,17 +42,17 @@ def expand(loaded: Loaded) -> list[StageRun]:
             file = locate(stage.config)
             run = load(file, _overrides(stage, Path(pipeline.output_dir)))
         except ConfigError as error:
-            problems += [told(problem, place, stage.name, loaded) for problem in error.problems]
+            problems += [of_stage(problem, place, stage.name, loaded) for problem in error.problems]
             continue
         if isinstance(run.config, Pipeline):
             text = f"config: {stage.config} is a pipeline itself: name its stages here"
-            problems.append(told(text, place, stage.name, loaded))
+            problems.append(of_stage(text, place, stage.name, loaded))
             continue
         base = run.config.model.path
         if stage.model in runs:
             base = runs[stage.model].base
         runs[stage.name] = StageRun(stage.name, file, run, stage.given, base, place)
-        problems += [told(text, place, stage.name, loaded) for text in _misused(stage, runs)]
+        problems += [of_stage(text, place, stage.name, loaded) for text in _misused(stage, runs)]
     if problems:
         raise ConfigError(problems)
     return list(runs.values())
@@ -88,7 +88,7 @@ def _misused(stage: Stage, runs: Mapping[str, StageRun]) -> Iterator[str]:
             yield f"{section}: stage {source} makes a reward model, which writes no text"
 
 
-def told(problem: str, place: str, name: str, loaded: Loaded) -> str:
+def of_stage(problem: str, place: str, name: str, loaded: Loaded) -> str:
     """The problem at the line of the pipeline's file that causes it, or of the stage."""
     text = problem.removeprefix(f"{COMMAND_LINE}: ")
     key = text.partition(":")[0]
