@@ -27,6 +27,8 @@ from medgpt_ray.evaluation.texts import measure_texts, open_texts
 from medgpt_ray.models.tiny import write_tiny_model
 from medgpt_ray.tracking.rundir import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 QUESTIONS = [
     {"question": f"Bed {n}: which?", "options": ["iron", "zinc", "opium"], "answer": "ABC"[n % 3]}
     for n in range(6)

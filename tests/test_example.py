@@ -12,6 +12,8 @@ from runs import steps, train, write_run
 
 from medgpt_ray.tracking.samples import read_samples
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "grpo_in_one_file.py"
 
 

@@ -21,6 +21,8 @@ from medgpt_ray.data.rows import DataError
 from medgpt_ray.generate import Fleet, Settings, run
 from medgpt_ray.models.chat_model import ChatModel, Sampling
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SECONDS = 250
 SETTINGS = Settings(None, 0.0, 1.0, 24, 0, "float32", 2)
 

@@ -20,6 +20,8 @@ from medgpt_ray.models.load import load_tokenizer
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TOKENS = 96
 """Of a completion: long enough to be killed in the middle."""
 

@@ -12,6 +12,8 @@ from medgpt_ray.actors.wait import RoleDied, RunFailed, wait
 from medgpt_ray.config.schema import Reward
 from medgpt_ray.types import Completion, Prompt, VersionSpan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[Cluster]:

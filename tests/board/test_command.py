@@ -18,6 +18,8 @@ from taught import FEVER, IRON
 
 from medgpt_ray.tracking.rundir import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SECONDS = 200
 
 

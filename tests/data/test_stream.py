@@ -17,6 +17,8 @@ from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles, open_source
 from medgpt_ray.data.stream import Stream
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 STORE_BYTES = 80 * 2**20
 
 

@@ -10,6 +10,11 @@ from medgpt_ray.actors.cluster import ray_cluster
 from medgpt_ray.config.schema import Cluster
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked(warm: None) -> None:
+    """Of all runs here."""
+
+
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """Ray in this process, of eight CPUs however many there are, for `runs.train_here`."""

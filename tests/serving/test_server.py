@@ -22,6 +22,8 @@ from medgpt_ray.guard.notices import ADVICE
 from medgpt_ray.models.chat_model import ChatModel, Sampling
 from medgpt_ray.serving.gate import MODEL_PATHS
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PROMPTS = ["Wash your hands today.", "Is a fever high?", "体温多少算高？", "The dose is 500 mg"]
 WEIGH = {
     "type": "function",

@@ -10,6 +10,8 @@ from serving_load import Load
 
 from medgpt_ray.serving import versions
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def test_an_adapter_is_swapped_in_place(server, models):
     base, old, new = (versions.of_directory(d) for d in (models.base, *models.adapters))
