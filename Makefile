@@ -21,8 +21,9 @@ pipeline: setup
 	.venv/bin/medgpt train pipeline/rm 'data.train=[{path: $(PREFERENCE)}]'
 	.venv/bin/medgpt train pipeline/dpo 'data.train=[{path: $(PREFERENCE)}]'
 
+# A file of tests at a time in each of JOBS processes.
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 
 # Kills processes of tiny runs at random for MINUTES, and compares them with one left in peace.
 chaos: setup

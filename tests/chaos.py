@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from runs import SECONDS, finish, merged, start, steps, train, write_run
+from runs import SECONDS, called, finish, merged, processes_of, start, steps, train, write_run
 
 from medgpt_ray.tracking.samples import read_samples
 
@@ -99,8 +99,7 @@ def stormy(
 def kill(driver: int, name: str) -> bool:
     """kill -9 of one of the driver's processes of this name; whether there was one."""
     try:
-        children = psutil.Process(driver).children(recursive=True)
-        found = [child for child in children if name in " ".join(child.cmdline())]
+        found = called(name, processes_of(driver))
         if found:
             found[0].kill()
         return bool(found)

@@ -1,14 +1,11 @@
 """Shared by all tests: the offline environment and the tiny model."""
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import warm as warm_workers
+from warm import forked_workers
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", TOKENIZERS_PARALLELISM="false")
 # Every vLLM engine would compile, for two seconds, a small kernel that gains a tenth of generation.
@@ -21,26 +18,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Workers of the Rays that are started from now on are forked, see `warm.py`."""
     folder = tmp_path_factory.mktemp("warm")
-    path, log = Path("/tmp") / f"medgpt-warm-{os.getpid()}", folder / "log"
-    with log.open("w") as output, pytest.MonkeyPatch.context() as patch:
-        process = subprocess.Popen(
-            [sys.executable, warm_workers.__file__, str(path)],
-            env=os.environ | warm_workers.ENVIRONMENT,
-            stdin=subprocess.PIPE,  # which ends with this process
-            stdout=output,
-            stderr=output,
-        )
-        deadline = time.monotonic() + 120
-        while not path.exists():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        patch.setenv(warm_workers.SOCKET, str(path))
-        patch.setenv("RAY_RUNTIME_ENV_HOOK", "warm.hook")
-        patch.setenv("PYTHONPATH", str(Path(warm_workers.__file__).parent), prepend=os.pathsep)
+    with forked_workers(folder) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
         yield
-        process.stdin.close()
-        process.wait(timeout=30)
-        path.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ SECONDS = 240
 
 
 def run_ranks(job: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
-    """`job(*arguments)` in each of `ranks` fresh processes with torch.distributed up."""
-    context = multiprocessing.get_context("spawn")
+    """`job(*arguments)` in each of `ranks` processes with torch.distributed up."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deepspeed", "peft", "transformers.models.auto.modeling_auto"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from medgpt_ray.config.loader import load
 
@@ -71,6 +73,26 @@ def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
         start_new_session=True,
         env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
     )
+
+
+def processes_of(driver: int) -> list[psutil.Process]:
+    """The processes of a driver at work, the only one that was started since: those below it, and
+    its forked workers, which are below the process that forks (see `warm.py`).
+    """
+    born, found = psutil.Process(driver).create_time(), []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += [child] if child.create_time() >= born and child.pid != driver else []
+    return found
+
+
+def called(name: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of them with this in their command line."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if name in " ".join(process.cmdline()) else []
+    return found
 
 
 def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> tuple[int, str]:

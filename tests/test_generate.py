@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from runs import processes_of
 from taught import CONVERSATIONS, messages
 
 from medgpt_ray.config.schema import Model
@@ -81,7 +82,7 @@ def wait_for_workers(process: subprocess.Popen[str], count: int) -> list[psutil.
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in processes_of(process.pid):
         with suppress(psutil.NoSuchProcess):  # it ended meanwhile
             found += [child] if child.name().startswith("ray::Generation") else []
     return found

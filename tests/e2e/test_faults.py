@@ -14,7 +14,18 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from runs import SECONDS, finish, merged, start, steps, train_here, wait_for_step, write_run
+from runs import (
+    SECONDS,
+    called,
+    finish,
+    merged,
+    processes_of,
+    start,
+    steps,
+    train_here,
+    wait_for_step,
+    write_run,
+)
 from supervised_runs import write_supervised
 
 from medgpt_ray.actors.wait import RunFailed
@@ -29,8 +40,8 @@ def test_interrupt_leaves_a_checkpoint_and_no_process(tiny_model: Path, tmp_path
     wait_for_step(process, tmp_path / "run", 3)
     with pytest.raises(RunDirectoryError, match="another process trains this run"):
         train_here(config, resume=True)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert any("ray::" in " ".join(each.cmdline()) for each in family)
+    processes = processes_of(process.pid)
+    assert called("ray::RolloutWorker", processes)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     started = time.monotonic()
     status, output = finish(process, seconds=30)
@@ -39,7 +50,7 @@ def test_interrupt_leaves_a_checkpoint_and_no_process(tiny_model: Path, tmp_path
     latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
     assert latest is not None, output
     assert str(latest) in output
-    assert left_after(10, family) == []
+    assert left_after(10, processes) == []
 
 
 def left_after(seconds: float, processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -85,6 +96,10 @@ def test_rewards_that_fail_cost_their_samples_only(
     assert "train.jsonl:4" in output
 
 
+FORKED = {"RAY_RUNTIME_ENV_HOOK"}
+"""What has workers forked, by a process that is not in the namespace."""
+
+
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +113,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     done = subprocess.run(
         [*namespace, "sh", "-c", command],
         cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key not in FORKED},
         capture_output=True,
         text=True,
         timeout=280,
@@ -231,8 +247,7 @@ def killing(run: Path, names: dict[int, str]) -> Iterator[None]:
             deadline = time.monotonic() + SECONDS
             while step not in steps(run) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            children = psutil.Process().children(recursive=True)
-            next(child for child in children if name in " ".join(child.cmdline())).kill()
+            called(name, psutil.Process().children(recursive=True))[0].kill()
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
@@ -255,8 +270,7 @@ def test_a_wedged_collective_stops_the_run_within_its_deadline(
     )
     process = start(config)
     wait_for_step(process, tmp_path / "run", 2)
-    family = psutil.Process(process.pid).children(recursive=True)
-    stopped = next(each for each in family if "ray::PolicyWorker" in " ".join(each.cmdline()))
+    stopped = called("ray::PolicyWorker", processes_of(process.pid))[0]
     stopped.suspend()
     status, output = finish(process, seconds=60)
     assert status != 0

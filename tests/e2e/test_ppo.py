@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
-from runs import finish, start, steps, train_here, wait_for_step, write_run
+from runs import called, finish, processes_of, start, steps, train_here, wait_for_step, write_run
 from typer.testing import CliRunner
 
 from medgpt_ray.cli import app
@@ -152,14 +152,11 @@ def test_dead_roles_and_a_killed_driver_change_nothing(
 ) -> None:
     """kill -9 of the critic, then of the reward model, both back by themselves from the checkpoint;
     then of the driver, resumed."""
-    import psutil
-
     config = write_run(tmp_path, tiny_model, **settings)
     process = start(config)
     for step, name in ((5, "CriticWorker"), (10, "RewardModelWorker")):
         wait_for_step(process, tmp_path / "run", step)
-        children = psutil.Process(process.pid).children(recursive=True)
-        (role,) = (p for p in children if name in " ".join(p.cmdline()))
+        (role,) = called(name, processes_of(process.pid))
         role.kill()
     wait_for_step(process, tmp_path / "run", 14)
     process.kill()

@@ -5,7 +5,8 @@ Last of the package by its name: it changes what the shared server serves.
 
 import time
 
-import psutil
+import pytest
+from runs import called, processes_of
 from serving_load import Load
 
 from medgpt_ray.serving import versions
@@ -55,8 +56,7 @@ def test_weights_are_swapped_by_new_replicas(server, models):
 
 def test_a_killed_engine_fails_only_what_it_had_in_work(server):
     """Later requests wait for the new replica; those in work get a server error, none hangs."""
-    family = psutil.Process(server.pid).children(recursive=True)
-    (engine,) = [process for process in family if process.name().startswith("VLLM::EngineC")]
+    (engine,) = called("VLLM::EngineC", processes_of(server.pid))
     with Load(server.client("key-of-load"), "tiny").running() as load:
         time.sleep(2)
         engine.kill()
