@@ -181,15 +181,16 @@ class Renderer:
 
     def _render(self, messages: Sequence[Message], tools: Tools) -> _Rendered:
         text = self._text(messages, tools)
-        encoded = self._tokenizer(
-            text,
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return _Rendered(text, encoded["input_ids"], encoded["offset_mapping"])
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        return _Rendered(text, encoded.ids, encoded.offsets)
+
+    @cached_property
+    def _backend(self) -> Any:
+        """The tokenizer without what transformers wraps around it, which takes as long again."""
+        backend = cast(Any, self._tokenizer).backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
 
     def _text(self, messages: Sequence[Message], tools: Tools, generation: bool = False) -> str:
         if not self._tokenizer.chat_template:
