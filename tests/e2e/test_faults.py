@@ -192,7 +192,7 @@ def test_a_supervised_run_goes_on_with_fewer_workers_and_grows_again(
     """A worker on each of two nodes, of which one goes; later another one comes."""
     # Ray Train hopes for so long that two will start, before it tries one.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-    epochs, run = 200, tmp_path / "run"
+    epochs, run = 150, tmp_path / "run"
     cluster = head(cpus=3)
     try:  # another address, for a driver goes to the node that has its own
         doomed = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")

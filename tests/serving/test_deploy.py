@@ -11,9 +11,11 @@ from typing import Any
 import openai
 import psutil
 import pytest
+import requests
 from clusters import ByHand, by_hand, free_ports
 from ruamel.yaml import YAML
 from serving_load import Load
+from warm import hook
 
 MANIFEST = Path(__file__).parents[2] / "serve" / "openai.yaml"
 READY_SECONDS = 240
@@ -38,9 +40,10 @@ class Deployed:
         ]
 
 
-def serve(cluster: ByHand, *arguments: str) -> str:
+def deploy(cluster: ByHand, manifest: Path) -> None:
+    serve = Path(sys.executable).parent / "serve"
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "serve"), *arguments, "--address", cluster.url],
+        [serve, "deploy", manifest, "--address", cluster.url],
         env=cluster.environment,
         capture_output=True,
         text=True,
@@ -48,11 +51,25 @@ def serve(cluster: ByHand, *arguments: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+
+
+def status(cluster: ByHand) -> str:
+    """What `serve status` would ask for; the command itself takes seconds of processor time."""
+    token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    found = requests.get(
+        f"{cluster.url}/api/serve/applications/",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=30,
+    )
+    found.raise_for_status()
+    application: dict[str, str] = found.json()["applications"]["medgpt"]
+    return application["status"]
 
 
 @pytest.fixture(scope="module")
-def deployed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+def deployed(
+    tiny_model: Path, warm: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("deployed")
     keys = folder / "keys"
     keys.touch(mode=0o600)
@@ -63,15 +80,16 @@ def deployed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     manifest["http_options"]["port"] = port
     changes = {"model": str(tiny_model), "name": "tiny", "api_keys": str(keys), "min_replicas": 2}
     manifest["applications"][0]["args"] |= changes | {"kv_cache_gib": 0.1}
+    manifest["applications"][0]["runtime_env"] = hook(None)
     with (folder / "openai.yaml").open("w") as file:
         yaml.dump(manifest, file)
-    with by_hand(cpus=4) as cluster:
-        serve(cluster, "deploy", str(folder / "openai.yaml"))
+    with by_hand(cpus=8, nodes=1) as cluster:
+        deploy(cluster, folder / "openai.yaml")
         deadline = time.monotonic() + READY_SECONDS
-        while "status: RUNNING" not in (status := serve(cluster, "status", "--name", "medgpt")):
-            assert "DEPLOY_FAILED" not in status, status
-            assert time.monotonic() < deadline, status
-            time.sleep(1)
+        while (now := status(cluster)) != "RUNNING":
+            assert now != "DEPLOY_FAILED"
+            assert time.monotonic() < deadline, now
+            time.sleep(0.5)
         yield Deployed(cluster, port)
 
 
