@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from runs import finish, merged, records, start, steps, wait_for_step
+from runs import called, finish, merged, records, start, steps, wait_for_step
 from supervised_runs import conversations, write_supervised
 
 from medgpt_ray import supervised
@@ -134,11 +134,8 @@ def test_a_killed_worker_costs_nothing_but_time(
 ) -> None:
     def kill() -> None:
         wait_until(lambda: 14 in steps(tmp_path / "run"))
-        listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True)
-        (worker,) = [
-            int(line.split()[0]) for line in listing.stdout.splitlines() if "RayTrainWorker" in line
-        ]
-        os.kill(worker, signal.SIGKILL)
+        (worker,) = called("RayTrainWorker", psutil.Process().children(recursive=True))
+        worker.kill()
 
     config = write_supervised(tmp_path, tiny_model, "sft", **SFT)
     killer = threading.Thread(target=kill)
