@@ -100,7 +100,7 @@ class Renderer:
         eos = self._tokenizer.eos_token_id
         if eos is None:
             raise ValueError(f"{self._tokenizer.name_or_path}: the tokenizer has no eos_token")
-        ids = [*self._tokenizer(row.text, add_special_tokens=False, verbose=False).input_ids, eos]
+        ids = [*self._encode(row.text).ids, eos]
         if adds_bos(self._tokenizer):
             ids.insert(0, self._tokenizer.bos_token_id)
         limit = self._data.max_tokens
@@ -181,16 +181,19 @@ class Renderer:
 
     def _render(self, messages: Sequence[Message], tools: Tools) -> _Rendered:
         text = self._text(messages, tools)
-        encoded = self._backend.encode(text, add_special_tokens=False)
+        encoded = self._encode(text)
         return _Rendered(text, encoded.ids, encoded.offsets)
 
-    @cached_property
-    def _backend(self) -> Any:
-        """The tokenizer without what transformers wraps around it, which takes as long again."""
+    def _encode(self, text: str) -> Any:
+        """By the tokenizer without what transformers wraps around it, which takes as long again.
+
+        As transformers does, it undoes first what another caller may have left set.
+        """
         backend = cast(Any, self._tokenizer).backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        return backend
+        backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        return backend.encode(text, add_special_tokens=False)
 
     def _text(self, messages: Sequence[Message], tools: Tools, generation: bool = False) -> str:
         if not self._tokenizer.chat_template:
