@@ -36,10 +36,10 @@ class ByHand:
 
 
 @contextmanager
-def by_hand(cpus: int, nodes: int = 2) -> Iterator[ByHand]:
-    """One or two nodes, as an administrator would start them, of so many CPUs in all; one where we
-    may not mount anything."""
-    nodes = nodes if can_unshare() else 1
+def by_hand(cpus: int) -> Iterator[ByHand]:
+    """Two nodes of so many CPUs, as an administrator would start them; one of twice as many where
+    we may not mount anything."""
+    nodes = 2 if can_unshare() else 1
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="mg"))  # a longer path would not do for sockets
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -58,7 +58,7 @@ def by_hand(cpus: int, nodes: int = 2) -> Iterator[ByHand]:
         head = f"--head --port={port} --dashboard-port={dashboard} --temp-dir={rays}"
         for number, which in enumerate((head, f"--address=127.0.0.1:{port}")[:nodes]):
             options = (
-                f"ray start {which} --num-cpus={cpus // nodes} "
+                f"ray start {which} --num-cpus={2 * cpus // nodes} "
                 f"--node-ip-address=127.0.0.{number + 1} --metrics-export-port={rest.pop()} "
                 f"--dashboard-agent-listen-port={rest.pop()} "
                 f"--dashboard-agent-grpc-port={rest.pop()} --min-worker-port=0 --max-worker-port=0 "

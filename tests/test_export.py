@@ -22,8 +22,6 @@ from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.gguf import check_gguf
 from medgpt_ray.models.load import EMBEDDED, resolve_model
 
-pytestmark = pytest.mark.usefixtures("warm")
-
 TEXT = "The patient takes one tablet with water in the morning and one tablet at night. " * 8
 
 

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 SOCKET = "MEDGPT_TESTS_WARM_SOCKET"
 STARTS_S = 120
+ASKS_S = 30
 
 LIBRARIES = (
     "deepspeed",
@@ -36,9 +38,6 @@ LIBRARIES = (
 
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "MALLOC_ARENA_MAX": "1",
     "DS_ACCELERATOR": "cpu",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
@@ -48,11 +47,14 @@ SETTINGS = {
 @contextlib.contextmanager
 def forked_workers(folder: Path) -> Iterator[dict[str, str]]:
     """The environment in which drivers have their workers forked; `folder` takes the log."""
-    path, log = Path("/tmp") / f"medgpt-warm-{os.getpid()}", folder / "warm.log"
+    from medgpt_ray.actors.cluster import KEEPS_MEMORY
+
+    log, short = folder / "warm.log", tempfile.TemporaryDirectory(prefix="mg")
+    path = Path(short.name) / "socket"  # a longer path would not do
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, __file__, str(path)],
-            env=os.environ | SETTINGS,
+            env=os.environ | KEEPS_MEMORY | SETTINGS,
             stdin=subprocess.PIPE,  # it ends when this process does
             stdout=output,
             stderr=output,
@@ -71,7 +73,7 @@ def forked_workers(folder: Path) -> Iterator[dict[str, str]]:
         }
     finally:
         process.communicate(timeout=30)
-        path.unlink(missing_ok=True)
+        short.cleanup()
 
 
 def hook(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
@@ -111,9 +113,16 @@ def serve(path: str) -> str:
             _reap(children)
         if listener in ready:
             connection, _ = listener.accept()
+            connection.settimeout(ASKS_S)
             _, files, _, _ = socket.recv_fds(connection, 1, 3)
             with connection.makefile() as lines:
-                request = json.loads(lines.readline())
+                asked = lines.readline()
+            if not asked.endswith("\n"):  # killed while it asked
+                connection.close()
+                for file in files:
+                    os.close(file)
+                continue
+            request = json.loads(asked)
             pid = os.fork()
             if not pid:
                 signal.set_wakeup_fd(-1)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ByHand]:
-    with by_hand(cpus=6) as started:
+    with by_hand(cpus=3) as started:
         yield started
 
 

@@ -96,10 +96,6 @@ def test_rewards_that_fail_cost_their_samples_only(
     assert "train.jsonl:4" in output
 
 
-FORKED = {"RAY_RUNTIME_ENV_HOOK"}
-"""What has workers forked, by a process that is not in the namespace."""
-
-
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -113,7 +109,8 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     done = subprocess.run(
         [*namespace, "sh", "-c", command],
         cwd=tmp_path,
-        env={key: value for key, value in os.environ.items() if key not in FORKED},
+        # It has workers forked, by a process outside of the namespace.
+        env={key: value for key, value in os.environ.items() if key != "RAY_RUNTIME_ENV_HOOK"},
         capture_output=True,
         text=True,
         timeout=280,
@@ -192,7 +189,7 @@ def test_a_supervised_run_goes_on_with_fewer_workers_and_grows_again(
     """A worker on each of two nodes, of which one goes; later another one comes."""
     # Ray Train hopes for so long that two will start, before it tries one.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-    epochs, run = 150, tmp_path / "run"
+    epochs, run = 200, tmp_path / "run"
     cluster = head(cpus=3)
     try:  # another address, for a driver goes to the node that has its own
         doomed = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")

@@ -15,7 +15,6 @@ import requests
 from clusters import ByHand, by_hand, free_ports
 from ruamel.yaml import YAML
 from serving_load import Load
-from warm import hook
 
 MANIFEST = Path(__file__).parents[2] / "serve" / "openai.yaml"
 READY_SECONDS = 240
@@ -67,9 +66,7 @@ def status(cluster: ByHand) -> str:
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    tiny_model: Path, warm: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployed]:
+def deployed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("deployed")
     keys = folder / "keys"
     keys.touch(mode=0o600)
@@ -80,10 +77,9 @@ def deployed(
     manifest["http_options"]["port"] = port
     changes = {"model": str(tiny_model), "name": "tiny", "api_keys": str(keys), "min_replicas": 2}
     manifest["applications"][0]["args"] |= changes | {"kv_cache_gib": 0.1}
-    manifest["applications"][0]["runtime_env"] = hook(None)
     with (folder / "openai.yaml").open("w") as file:
         yaml.dump(manifest, file)
-    with by_hand(cpus=8, nodes=1) as cluster:
+    with by_hand(cpus=4) as cluster:
         deploy(cluster, folder / "openai.yaml")
         deadline = time.monotonic() + READY_SECONDS
         while (now := status(cluster)) != "RUNNING":
