@@ -10,7 +10,8 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.cluster import learner_environment, ray_cluster
@@ -72,6 +74,7 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
             console.notice(line)
         console.phase("starting Ray and the workers")
         stack.enter_context(ray_cluster(config.cluster))
+        stack.enter_context(_told_its_cluster())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         monitor = Monitor.options(scheduling_strategy=here).remote()
         job = Job(config, data.recipe, data.sources, data.validation, str(path), monitor)
@@ -87,6 +90,25 @@ def write_tokenizer(config: SupervisedRun, directory: Path) -> None:
     if config.data.template is not None:
         templates.apply(tokenizer, config.data.template)
     tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _told_its_cluster() -> Iterator[None]:
+    """Inside the block Ray Train tells its processes which Ray they are part of.
+
+    One of them removes the workers' placement group once the controller is not found. Where
+    RAY_ADDRESS does not say where to look, it looks in the cluster that `ray start` or a test left
+    on this machine last: a run beside another cluster would be ended by it.
+    """
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
 
 
 STOPS = (RunFailed, Interrupted, DataError, RunDirectoryError, OSError)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from clusters import ByHand, by_hand, can_unshare
-from runs import steps, write_run
+from runs import called, steps, write_run
 from supervised_runs import write_supervised
 
 from medgpt_ray.tracking.checkpoints import Checkpoints
@@ -159,6 +160,13 @@ def interrupted(cluster: ByHand, folder: Path, *words: str) -> tuple[int, str]:
     return following.returncode, errors
 
 
+def of_ray_train(cluster: ByHand, name: str) -> list[psutil.Process]:
+    """The actors of this class in the cluster."""
+    token = cluster.environment["RAY_AUTH_TOKEN_PATH"]
+    found = called(f"ray::{name}", list(psutil.process_iter()))
+    return [each for each in found if each.environ().get("RAY_AUTH_TOKEN_PATH") == token]
+
+
 @pytest.mark.timeout(600)
 def test_a_job_of_ours_stops_with_a_checkpoint(
     cluster: ByHand, tiny_model: Path, tmp_path: Path
@@ -178,6 +186,9 @@ def test_a_job_of_ours_stops_with_a_checkpoint(
     while len(steps(tmp_path / "run")) < 3:
         assert time.monotonic() < deadline
         time.sleep(1)
+    (cleaner,) = of_ray_train(cluster, "PlacementGroupCleaner")
+    told = cleaner.environ().get("RAY_ADDRESS", "nothing: it might ask another Ray")
+    assert told.split(":")[1] == cluster.address.split(":")[1]
     told = medgpt(cluster, tmp_path, "submit", *address, "--status", job).stdout
     assert f"{job}: RUNNING" in told
     assert f"sft run.yaml -> {tmp_path}/run" in told
