@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -49,9 +50,20 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Around `ray.init`, which puts a handler in place that exits at once: ours comes back."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
+    """Around `ray.init`: SIGTERM is for this process, which then stops in order.
+
+    Ray puts a handler in place that exits at once: ours comes back. The processes of a local Ray
+    get process groups of their own (Ray does that on Windows only), or a signal to ours, as
+    `timeout` and `kill %1` send it, would end them before anything is saved.
+    """
+    from ray._private import services
+
+    handler, popen = signal.getsignal(signal.SIGTERM), services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
