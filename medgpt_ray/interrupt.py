@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: as an exception at the next instruction, or noted for a loop to see."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -49,6 +50,24 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def at_once() -> Iterator[None]:
+    """Inside the block a signal ends the process, with 130: there is nothing to put away yet, and
+    libraries that are being imported swallow an exception, or make an error of theirs of it.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        os.write(2, f"Interrupted: {signal.Signals(number).name}\n".encode())
+        os._exit(130)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
 def own_sigterm() -> Iterator[None]:
     """Around `ray.init`: SIGTERM is for this process, which then stops in order.
 
@@ -60,12 +79,17 @@ def own_sigterm() -> Iterator[None]:
 
     handler, popen = signal.getsignal(signal.SIGTERM), services.ConsolePopen
     services.ConsolePopen = partial(popen, process_group=0)
+    ours = callable(handler) and threading.current_thread() is threading.main_thread()
     try:
         yield
+    except SystemExit as stop:
+        if ours and stop.code == signal.SIGTERM:  # of Ray's handler
+            handler(signal.SIGTERM, None)
+        raise
     finally:
         services.ConsolePopen = popen
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+        if ours:
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

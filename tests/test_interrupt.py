@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 
-from medgpt_ray.interrupt import Interrupted, finishing, interruptible
+from medgpt_ray.interrupt import Interrupted, at_once, finishing, interruptible, own_sigterm
 
 PATIENCE = {signal.SIGINT: 0.2, signal.SIGTERM: 30.0}
 
@@ -54,6 +55,27 @@ def test_what_c_code_makes_of_it_is_the_signal() -> None:
 
     with pytest.raises(Interrupted, match="SIGTERM"), interruptible():
         work()
+
+
+def test_before_a_run_has_begun_nobody_can_swallow_it() -> None:
+    pid = os.fork()
+    if not pid:
+        with at_once():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+
+
+def test_while_ray_starts_it_is_no_exit_of_rays() -> None:
+    def init() -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as ray.init does
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="SIGTERM"), interruptible(), own_sigterm():
+        init()
 
 
 def test_without_a_signal_all_is_as_before() -> None:

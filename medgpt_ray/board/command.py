@@ -40,7 +40,8 @@ def board(
     app = application(Path(folder), chat, known, loopback, loopback or allow_training)
     site: Site = app.state.site
     shown = f"[{host}]" if ":" in host else host
-    print(f"{len(site.runs.find())} runs in {folder}")
+    there = "" if Path(folder).is_dir() else ", which does not exist yet"
+    print(f"{len(site.runs.find())} runs in {folder}{there}")
     print(f"open http://{shown}:{port}/?token={known.token}", flush=True)
     server = uvicorn.Config(
         app,

@@ -7,6 +7,7 @@ import typer
 import typer.core
 
 from medgpt_ray.cli.app import app, refusals, stops
+from medgpt_ray.interrupt import at_once
 
 RL_STAGES = ("grpo", "ppo")
 
@@ -15,6 +16,7 @@ LIBRARIES = ("torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsa
 
 
 @app.command()
+@at_once()
 def train(
     config: Annotated[str, typer.Argument(help="YAML file, or a preset such as demo/grpo.")],
     overrides: Annotated[
