@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.interrupt import own_sigterm
+from medgpt_ray.interrupt import at_once, own_sigterm
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.preflight import PreflightError
@@ -75,7 +75,8 @@ def serve(
 
     `values`, `replicas` and `assignments` are for `settings_from`, `adapters` for `pairs`.
     """
-    settings, found = check(settings_from(values, replicas, assignments), pairs(adapters))
+    with at_once():
+        settings, found = check(settings_from(values, replicas, assignments), pairs(adapters))
     if settings.api_keys is None and host not in LOOPBACK:
         raise PreflightError(
             [
