@@ -322,7 +322,9 @@ class Controller:
                 self._checkpoint(seconds)
             except (RunFailed, OSError) as failure:
                 self.console.notice(str(failure))
-        self.console.notice(f"the last checkpoint is {self.checkpoints.latest() or 'none yet'}")
+        latest = self.checkpoints.latest()
+        told = f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
+        self.console.notice(told)
 
     def _finish(self) -> None:
         """The servable model and the report."""

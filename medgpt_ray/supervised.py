@@ -41,9 +41,9 @@ from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 
 LISTEN_S = 1.0
-ENDING_S, FAILING_S = 60.0, 5.0
-"""For Ray Train to end after its workers have, or after rank 0 gave up."""
-STOP_AFTER_INTERRUPT_S = 7.0
+ENDING_S, FAILING_S, STOPPING_S = 60.0, 5.0, 1.0
+"""For Ray Train to end: after its workers have, after rank 0 gave up, when nobody waits for it."""
+SAVE_AFTER_INTERRUPT_S = 6.0
 
 
 def train(config: SupervisedRun, source: str, resume: bool) -> None:
@@ -175,10 +175,11 @@ class Session:
             self._listen(fitting, signals)
             # It must not be at work on a Ray that is shut down. Of a fault of rank 0 the other
             # ranks know nothing: they are not waited for.
-            fitting.join(ENDING_S if self.ended else FAILING_S)
+            fitting.join(ENDING_S if self.ended else STOPPING_S if signals else FAILING_S)
         if signals:
             latest = Checkpoints(self.run.checkpoints).latest()
-            self.console.notice(f"the last checkpoint is {latest or 'none yet'}")
+            told = f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
+            self.console.notice(told)
             raise Interrupted(signals[0])
         if self.fatal:
             raise RunFailed(self.fatal)
@@ -215,9 +216,12 @@ class Session:
         """Ask for a checkpoint; returns how long it may take. After Ctrl-C a user waits for the
         prompt; after SIGTERM the scheduler sets the limit."""
         name = signal.Signals(number).name
-        self.console.notice(f"{name}: saving a checkpoint after this step")
         self.monitor.stop.remote()
-        return STOP_AFTER_INTERRUPT_S if number == signal.SIGINT else self.config.step_timeout_s
+        if self.log is None:
+            self.console.notice(f"{name}: no step has begun")
+            return 0.0
+        self.console.notice(f"{name}: saving a checkpoint after this step")
+        return SAVE_AFTER_INTERRUPT_S if number == signal.SIGINT else self.config.step_timeout_s
 
     def _handle(self, event: Event) -> None:
         name, what = event

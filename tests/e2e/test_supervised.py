@@ -129,6 +129,26 @@ def test_a_driver_killed_and_a_run_interrupted_go_on_exactly(
     assert validations(tmp_path / "run").keys() == validations(run).keys()
 
 
+def test_an_interrupt_before_the_first_step_is_not_waited_for(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_supervised(tmp_path, tiny_model, "sft", **SFT)
+    asked: list[float] = []
+
+    def interrupt() -> None:
+        wait_until((tmp_path / "run" / "logs" / "learner-0.log").exists)
+        asked.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(Interrupted):
+        train_here(config)
+    assert time.monotonic() - asked[0] < supervised.SAVE_AFTER_INTERRUPT_S
+    watcher.join()
+    assert "there is no checkpoint yet" in capsys.readouterr().out
+
+
 def test_a_killed_worker_costs_nothing_but_time(
     run: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
