@@ -147,6 +147,7 @@ def test_an_interrupt_before_the_first_step_is_not_waited_for(
     assert time.monotonic() - asked[0] < supervised.SAVE_AFTER_INTERRUPT_S
     watcher.join()
     assert "there is no checkpoint yet" in capsys.readouterr().out
+    wait_until(lambda: not called("RayTrainWorker", psutil.Process().children(recursive=True)))
 
 
 def test_a_killed_worker_costs_nothing_but_time(
