@@ -281,5 +281,7 @@ class Session:
             self.log.close()
 
     def close(self) -> None:
+        """Workers that are still at work find nobody to tell, and end."""
         self._close_log()
+        ray.kill(self.monitor)
         shutil.rmtree(self.run.path / "ray_train", ignore_errors=True)
