@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
-from medgpt_ray.actors.restarts import Restarts
+from medgpt_ray.actors.restarts import Introduction, Restarts
 from medgpt_ray.actors.trainer import Job, train_worker
 from medgpt_ray.actors.wait import RunFailed, wait
 from medgpt_ray.config.supervised import SupervisedRun
@@ -41,8 +41,8 @@ from medgpt_ray.tracking.report import write_report
 from medgpt_ray.tracking.rundir import RunDirectory, RunDirectoryError
 
 LISTEN_S = 1.0
-ENDING_S, FAILING_S, STOPPING_S = 60.0, 5.0, 1.0
-"""For Ray Train to end: after its workers have, after rank 0 gave up, when nobody waits for it."""
+ENDING_S, KILLED_S = 60.0, 5.0
+"""For Ray Train to end by itself, and when it is killed."""
 SAVE_AFTER_INTERRUPT_S = 6.0
 
 
@@ -139,7 +139,7 @@ def _trainer(job: Job) -> TorchTrainer:
             name="ray_train",
             storage_path=job.output_dir,
             failure_config=FailureConfig(max_failures=faults.max_failures),
-            callbacks=[Restarts(job.monitor)],
+            callbacks=[Introduction(job.monitor), Restarts(job.monitor)],
             worker_runtime_env={"env_vars": environment},
         ),
     )
@@ -166,16 +166,18 @@ class Session:
         self.fatal = ""
         """What ends the run and would come again after a restart."""
         self.error: BaseException | None = None
+        self.controller: Any = None
+        """Ray Train's, once it runs."""
 
     def follow(self, trainer: TorchTrainer) -> None:
         """Until the workers are done. Raises what ended the run otherwise."""
         fitting = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         fitting.start()
         with noted() as signals:
-            self._listen(fitting, signals)
-            # It must not be at work on a Ray that is shut down. Of a fault of rank 0 the other
-            # ranks know nothing: they are not waited for.
-            fitting.join(ENDING_S if self.ended else STOPPING_S if signals else FAILING_S)
+            try:
+                self._listen(fitting, signals)
+            finally:
+                self._end(fitting)
         if signals:
             latest = Checkpoints(self.run.checkpoints).latest()
             told = f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
@@ -185,6 +187,23 @@ class Session:
             raise RunFailed(self.fatal)
         if self.error is not None or not self.ended:
             raise RunFailed("\n".join([f"Ray Train gave up: {self.error}", *self.deaths]))
+
+    def _end(self, fitting: threading.Thread) -> None:
+        """Ray Train must not be at work on a Ray that is shut down, nor train on for nobody."""
+        if self.ended:
+            fitting.join(ENDING_S)
+        until = time.monotonic() + KILLED_S
+        while fitting.is_alive() and time.monotonic() < until:
+            if self.controller is not None:
+                ray.kill(self.controller)
+                fitting.join(KILLED_S)
+                continue
+            taken = self.monitor.take.remote(LISTEN_S)  # it is about to start
+            with suppress(ray.exceptions.RayError):  # why the run ends is known already
+                for name, what in ray.get(taken, timeout=KILLED_S):
+                    if name == "controller":
+                        self.controller = what
+            fitting.join(0.1)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -225,7 +244,9 @@ class Session:
 
     def _handle(self, event: Event) -> None:
         name, what = event
-        if name == "phase":
+        if name == "controller":
+            self.controller = what
+        elif name == "phase":
             self.phase = what
             self.console.phase(what)
         elif name == "started":
@@ -281,7 +302,5 @@ class Session:
             self.log.close()
 
     def close(self) -> None:
-        """Workers that are still at work find nobody to tell, and end."""
         self._close_log()
-        ray.kill(self.monitor)
         shutil.rmtree(self.run.path / "ray_train", ignore_errors=True)

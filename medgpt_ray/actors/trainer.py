@@ -49,10 +49,6 @@ EARS_S = 60.0
 """The longest that the monitor may take to answer."""
 
 
-class Unheard(Exception):
-    """The driver has ended the run, and the monitor with it."""
-
-
 @dataclass(frozen=True)
 class Job:
     """What every worker gets."""
@@ -83,8 +79,6 @@ def train_worker(job: Job) -> None:
     try:
         worker = TrainWorker(job, rank)
         worker.run()
-    except Unheard:
-        print("the driver has ended the run")
     except RETRIED as error:
         # A peer or a node may have died: Ray Train starts the group again.
         if isinstance(error, ray.exceptions.RayTaskError):
@@ -103,15 +97,7 @@ def _fatal(job: Job, rank: int, error: Exception) -> None:
     known = isinstance(error, DataError | ModelError | FloatingPointError | OSError)
     text = str(error) if known else f"{type(error).__name__}: {error}"
     where = "" if known else f"learner rank {rank}: "
-    _heard(job.monitor.record.remote(("fatal", f"{where}{text}")))
-
-
-def _heard(call: ray.ObjectRef, seconds: float = EARS_S) -> bool:
-    """What the monitor answers. Raises `Unheard`."""
-    try:
-        return bool(ray.get(call, timeout=seconds))
-    except ray.exceptions.ActorDiedError:
-        raise Unheard from None
+    ray.get(job.monitor.record.remote(("fatal", f"{where}{text}")), timeout=EARS_S)
 
 
 class TrainWorker:
@@ -184,7 +170,7 @@ class TrainWorker:
         """From rank 0 to the driver; True when it wants the run to stop."""
         if self.rank:
             return False
-        return _heard(self.job.monitor.record.remote((name, what)))
+        return bool(ray.get(self.job.monitor.record.remote((name, what)), timeout=EARS_S))
 
     def _turns(self) -> Iterator[Turn]:
         """The turns of rank 0, which draws the batches, on all ranks."""
@@ -286,7 +272,8 @@ class TrainWorker:
                 "validated": self.validated,
                 "dtype": self.config.model.dtype,
             }
-            if not _heard(self.job.monitor.handled.remote(EARS_S), 2 * EARS_S):
+            handled = self.job.monitor.handled.remote(EARS_S)
+            if not ray.get(handled, timeout=2 * EARS_S):
                 raise RunFailed(f"the driver has not answered for {EARS_S:g} s")
             needed = ["model/model.safetensors"]
             needed += [f"learner/rng-{rank}.pt" for rank in range(self.learner.ranks)]

@@ -148,6 +148,7 @@ def test_an_interrupt_before_the_first_step_is_not_waited_for(
     watcher.join()
     assert "there is no checkpoint yet" in capsys.readouterr().out
     wait_until(lambda: not called("RayTrainWorker", psutil.Process().children(recursive=True)))
+    assert time.monotonic() - asked[0] < 20, "nobody trains on for nobody"
 
 
 def test_a_killed_worker_costs_nothing_but_time(
