@@ -322,9 +322,7 @@ class Controller:
                 self._checkpoint(seconds)
             except (RunFailed, OSError) as failure:
                 self.console.notice(str(failure))
-        latest = self.checkpoints.latest()
-        told = f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
-        self.console.notice(told)
+        self.console.notice(self.checkpoints.told())
 
     def _finish(self) -> None:
         """The servable model and the report."""

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
-from medgpt_ray.actors.restarts import Introduction, Restarts
+from medgpt_ray.actors.train_controller import Deaths, Introduction
 from medgpt_ray.actors.trainer import Job, train_worker
 from medgpt_ray.actors.wait import RunFailed, wait
 from medgpt_ray.config.supervised import SupervisedRun
@@ -139,7 +139,7 @@ def _trainer(job: Job) -> TorchTrainer:
             name="ray_train",
             storage_path=job.output_dir,
             failure_config=FailureConfig(max_failures=faults.max_failures),
-            callbacks=[Introduction(job.monitor), Restarts(job.monitor)],
+            callbacks=[Introduction(job.monitor), Deaths(job.monitor)],
             worker_runtime_env={"env_vars": environment},
         ),
     )
@@ -179,9 +179,7 @@ class Session:
             finally:
                 self._end(fitting)
         if signals:
-            latest = Checkpoints(self.run.checkpoints).latest()
-            told = f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
-            self.console.notice(told)
+            self.console.notice(Checkpoints(self.run.checkpoints).told())
             raise Interrupted(signals[0])
         if self.fatal:
             raise RunFailed(self.fatal)

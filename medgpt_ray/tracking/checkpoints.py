@@ -30,6 +30,11 @@ class Checkpoints:
         complete = self.complete()
         return complete[max(complete)] if complete else None
 
+    def told(self) -> str:
+        """What a run that is broken off leaves, in words."""
+        latest = self.latest()
+        return f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
+
     def scratch(self, step: int) -> Path:
         """Where the writers of a checkpoint put their files."""
         return self.folder / f".step_{step}.tmp"

@@ -187,8 +187,8 @@ def test_a_job_of_ours_stops_with_a_checkpoint(
         assert time.monotonic() < deadline
         time.sleep(1)
     (cleaner,) = of_ray_train(cluster, "PlacementGroupCleaner")
-    told = cleaner.environ().get("RAY_ADDRESS", "nothing: it might ask another Ray")
-    assert told.split(":")[1] == cluster.address.split(":")[1]
+    asked = cleaner.environ().get("RAY_ADDRESS", "nothing: it might ask another Ray")
+    assert asked.split(":")[1] == cluster.address.split(":")[1]
     told = medgpt(cluster, tmp_path, "submit", *address, "--status", job).stdout
     assert f"{job}: RUNNING" in told
     assert f"sft run.yaml -> {tmp_path}/run" in told

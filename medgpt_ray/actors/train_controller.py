@@ -12,7 +12,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from medgpt_ray.actors.wait import cause
 
 
-class Restarts(UserCallback):
+class Deaths(UserCallback):
     """Lives in Ray Train's controller: tells the driver of every death."""
 
     def __init__(self, monitor: Any) -> None:
