@@ -51,7 +51,6 @@ def main(folder: Path, steps: int, options: list[str], shape: dict[str, int]) ->
         max_completion_length=shape["tokens"],
         learning_rate=1e-6,
         use_cpu=True,
-        bf16=False,
         report_to=[],
         save_strategy="no",
         logging_steps=1,
