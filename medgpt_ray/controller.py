@@ -98,7 +98,7 @@ class Controller:
         self._launch()
         groups = self._collect()
         self.roles.rollout.sleep()
-        with self._unbroken():
+        with _unbroken(FINISH_AFTER_CTRL_C_S, self.config.deadlines.learn):
             metrics, samples = self._learn(groups)
             self._step_done()
             self._record(metrics, samples, time.monotonic() - began)
@@ -263,8 +263,9 @@ class Controller:
         self._evaluate()
         new_best = config.checkpoint.keep_best and self.best and self.best[1] == self.step
         if last or new_best or self.step % config.checkpoint.every_steps == 0:
-            with self._unbroken():
-                self._checkpoint(config.deadlines.checkpoint)
+            seconds = config.deadlines.checkpoint
+            with _unbroken(SAVE_AFTER_CTRL_C_S, seconds):
+                self._checkpoint(seconds)
 
     def _evaluate(self) -> None:
         """At the start, at the end and every so many steps, unless a resumed run did it before."""
@@ -282,10 +283,14 @@ class Controller:
             self.best = (score, self.step)
 
     def _checkpoint(self, seconds: float) -> None:
-        """Save the state after `self.step` steps; batches under way are generated anew on
-        resume.
+        """Save the state after `self.step` steps within `seconds`; batches under way are generated
+        anew on resume.
         """
         started = time.monotonic()
+
+        def left() -> float:
+            return round(max(seconds - (time.monotonic() - started), 0.0), 1)
+
         self.console.phase("checkpoint")
         self.busy = True
         scratch = self.checkpoints.begin(self.step)
@@ -299,9 +304,9 @@ class Controller:
         try:
             needed = ["model/model.safetensors"]
             for name, learner in self.roles.learners().items():
-                learner.call("save", str(scratch / name), seconds=seconds)
+                learner.call("save", str(scratch / name), seconds=left())
                 needed += [f"{name}/rng-{rank}.pt" for rank in range(len(learner.workers))]
-            self.roles.policy.call("export", str(scratch), seconds=seconds)
+            self.roles.policy.call("export", str(scratch), seconds=left())
             self.checkpoints.commit(self.step, state, needed)
         except RunFailed as failure:
             raise type(failure)(f"{failure}{self.checkpoints.why_no_room()}") from failure
@@ -334,17 +339,17 @@ class Controller:
             self.console.notice(before_and_after(self.run_directory))
         self.console.notice(f"model: {self.run_directory.model}\nreport: {report}")
 
-    def _unbroken(self) -> AbstractContextManager[None]:
-        """An update, or a checkpoint, is finished before the run stops, if it is soon done."""
-        patience = self.config.deadlines.learn
-        return finishing({signal.SIGINT: FINISH_AFTER_CTRL_C_S, signal.SIGTERM: patience})
-
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         self.console.phase(name)
         started = time.monotonic()
         yield
         self.times[name] = self.times.get(name, 0.0) + time.monotonic() - started
+
+
+def _unbroken(after_ctrl_c_s: float, after_sigterm_s: float) -> AbstractContextManager[None]:
+    """An update, or a checkpoint, is finished before the run stops, if it is done within that."""
+    return finishing({signal.SIGINT: after_ctrl_c_s, signal.SIGTERM: after_sigterm_s})
 
 
 def _teaching(groups: list[list[Sample]]) -> list[list[Sample]]:

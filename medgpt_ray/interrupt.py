@@ -1,11 +1,9 @@
-"""SIGINT and SIGTERM: as an exception at the next instruction, or noted for a loop to see."""
+"""SIGINT and SIGTERM: an exception at the next instruction, noted for a loop to see, or the end."""
 
 import os
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,6 +14,16 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
         super().__init__(self.signal.name)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {each: signal.signal(each, handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, former in before.items():
+            signal.signal(each, former)
 
 
 @contextmanager
@@ -40,56 +48,36 @@ def interruptible() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(number)
 
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with as_interrupted():
-            yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with _handled_by(stop), as_interrupted():
+        yield
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    os.write(2, f"Interrupted: {signal.Signals(number).name}\n".encode())
+    os._exit(130)
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Inside the block a signal ends the process, with 130: there is nothing to put away yet, and
-    libraries that are being imported swallow an exception, or make an error of theirs of it.
+    """Inside the block a signal ends the process, with 130: libraries that are being imported
+    swallow an exception, or make an error of theirs of it. What leaves something behind that is to
+    be put away is `unwinding`.
     """
-
-    def end(number: int, _: FrameType | None) -> None:
-        os.write(2, f"Interrupted: {signal.Signals(number).name}\n".encode())
-        os._exit(130)
-
-    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with _handled_by(_end):
+        try:
+            yield
+        except Interrupted as stop:
+            _end(stop.signal, None)
 
 
 @contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Around `ray.init`: SIGTERM is for this process, which then stops in order.
-
-    Ray puts a handler in place that exits at once: ours comes back. The processes of a local Ray
-    get process groups of their own (Ray does that on Windows only), or a signal to ours, as
-    `timeout` and `kill %1` send it, would end them before anything is saved.
-    """
-    from ray._private import services
-
-    handler, popen = signal.getsignal(signal.SIGTERM), services.ConsolePopen
-    services.ConsolePopen = partial(popen, process_group=0)
-    ours = callable(handler) and threading.current_thread() is threading.main_thread()
-    try:
+def unwinding() -> Iterator[None]:
+    """Within `at_once`: in the block a signal raises `Interrupted`. Elsewhere it does nothing."""
+    if signal.getsignal(signal.SIGINT) is not _end:
         yield
-    except SystemExit as stop:
-        if ours and stop.code == signal.SIGTERM:  # of Ray's handler
-            handler(signal.SIGTERM, None)
-        raise
-    finally:
-        services.ConsolePopen = popen
-        if ours:
-            signal.signal(signal.SIGTERM, handler)
+        return
+    with interruptible():
+        yield
 
 
 @contextmanager
@@ -128,9 +116,5 @@ def noted() -> Iterator[list[int]]:
     def note(number: int, _: FrameType | None) -> None:
         signals.append(number)
 
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(note):
         yield signals
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

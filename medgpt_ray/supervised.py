@@ -50,7 +50,8 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
     """Run or continue a training run; `source` is the text of the user's file.
 
     Raises `RunFailed` with a post-mortem, `DataError` for data that cannot be trained on,
-    `Interrupted` on SIGINT or SIGTERM after leaving a checkpoint.
+    `Interrupted` on SIGINT or SIGTERM, after leaving a checkpoint of the last step where there is
+    one and time allows.
     """
     path = Path(config.output_dir).resolve()  # workers may have another working directory
     files = find_data(config)
@@ -100,7 +101,8 @@ def _told_its_cluster() -> Iterator[None]:
     RAY_ADDRESS does not say where to look, it looks in the cluster that `ray start` or a test left
     on this machine last: a run beside another cluster would be ended by it.
     """
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    added = {"RAY_ADDRESS"} - ENV_VARS_TO_PROPAGATE
+    ENV_VARS_TO_PROPAGATE.update(added)
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     try:
@@ -109,6 +111,7 @@ def _told_its_cluster() -> Iterator[None]:
         del os.environ["RAY_ADDRESS"]
         if before is not None:
             os.environ["RAY_ADDRESS"] = before
+        ENV_VARS_TO_PROPAGATE.difference_update(added)
 
 
 STOPS = (RunFailed, Interrupted, DataError, RunDirectoryError, OSError)
@@ -172,19 +175,23 @@ class Session:
     def follow(self, trainer: TorchTrainer) -> None:
         """Until the workers are done. Raises what ended the run otherwise."""
         fitting = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
-        fitting.start()
         with noted() as signals:
             try:
+                fitting.start()
                 self._listen(fitting, signals)
             finally:
                 self._end(fitting)
         if signals:
+            if self.fatal:
+                self.console.notice(self.fatal)
             self.console.notice(Checkpoints(self.run.checkpoints).told())
             raise Interrupted(signals[0])
         if self.fatal:
             raise RunFailed(self.fatal)
-        if self.error is not None or not self.ended:
+        if not self.ended:
             raise RunFailed("\n".join([f"Ray Train gave up: {self.error}", *self.deaths]))
+        if self.error is not None:
+            self.console.notice(f"training is done; Ray Train then failed to end: {self.error}")
 
     def _end(self, fitting: threading.Thread) -> None:
         """Ray Train must not be at work on a Ray that is shut down, nor train on for nobody."""

@@ -1,5 +1,8 @@
 """The controller's bookkeeping, without roles: what a checkpoint says of a step under way."""
 
+import os
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +13,7 @@ from medgpt_ray.actors.wait import RoleDied
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.controller import Controller
 from medgpt_ray.data.prompts import PromptSource
-from medgpt_ray.interrupt import Interrupted
+from medgpt_ray.interrupt import Interrupted, interruptible
 from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
@@ -20,10 +23,18 @@ class Policy:
 
     workers = ()
     dead = False
+    meanwhile = staticmethod(lambda: None)
+
+    def __init__(self) -> None:
+        self.deadlines: list[float] = []
 
     def call(self, method: str, directory: str, seconds: float) -> None:
+        self.deadlines.append(seconds)
         if self.dead:
             raise RoleDied(f"policy {method}: policy rank 0 is gone")
+        self.meanwhile()
+        if method != "export":
+            return
         (Path(directory) / "model").mkdir()
         (Path(directory) / "model" / "model.safetensors").touch()
 
@@ -46,8 +57,8 @@ def controller(folder: Path, staleness: int = 0) -> Any:
         return SimpleNamespace(prompts=prompts)
 
     roles: Any = SimpleNamespace(
-        policy=Policy(),
-        learners=dict,
+        policy=(policy := Policy()),
+        learners=lambda: {"policy": policy},
         rollout=SimpleNamespace(start_generation=start_generation),
     )
     silent: Any = SimpleNamespace(phase=print, notice=print)
@@ -103,3 +114,31 @@ def test_a_signal_that_c_code_has_made_an_error_of_leaves_a_checkpoint(
     with pytest.raises(Interrupted):
         loop.run()
     assert loop.checkpoints.latest().name == "step_0"
+
+
+def test_a_checkpoint_under_way_at_ctrl_c_has_the_time_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of an update's end."""
+    loop = controller(tmp_path)
+    monkeypatch.setattr("medgpt_ray.controller.FINISH_AFTER_CTRL_C_S", 0.1)
+
+    def interrupted() -> None:
+        if len(loop.roles.policy.deadlines) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    loop.roles.policy.meanwhile = interrupted
+    loop.step = loop.config.checkpoint.every_steps
+    with pytest.raises(Interrupted), interruptible():
+        loop._evaluate_and_checkpoint()
+    assert loop.checkpoints.latest().name == f"step_{loop.step}"
+
+
+def test_all_that_a_checkpoint_waits_for_shares_its_deadline(tmp_path: Path) -> None:
+    loop = controller(tmp_path)
+    loop.roles.policy.meanwhile = lambda: time.sleep(0.4)
+    loop._checkpoint(5.0)
+    save, export = loop.roles.policy.deadlines
+    assert save == 5.0
+    assert export <= 4.6

@@ -3,11 +3,22 @@
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from medgpt_ray.interrupt import Interrupted, at_once, finishing, interruptible, own_sigterm
+from medgpt_ray.actors.signals import own_sigterm
+from medgpt_ray.interrupt import (
+    Interrupted,
+    at_once,
+    finishing,
+    interruptible,
+    noted,
+    unwinding,
+)
 
 PATIENCE = {signal.SIGINT: 0.2, signal.SIGTERM: 30.0}
 
@@ -69,13 +80,27 @@ def test_before_a_run_has_begun_nobody_can_swallow_it() -> None:
     assert os.waitstatus_to_exitcode(status) == 130
 
 
-def test_while_ray_starts_it_is_no_exit_of_rays() -> None:
-    def init() -> None:
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as ray.init does
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_a_run_has_begun_what_was_written_is_put_away(number: int, tmp_path: Path) -> None:
+    pid = os.fork()
+    if not pid:
+        with at_once(), unwinding(), tempfile.TemporaryDirectory(dir=tmp_path):
+            os.kill(os.getpid(), number)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert list(tmp_path.iterdir()) == []
 
-    with pytest.raises(Interrupted, match="SIGTERM"), interruptible(), own_sigterm():
-        init()
+
+def rays_init() -> None:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("handling", [interruptible, noted])
+def test_while_ray_starts_it_is_no_exit_of_rays(handling: Any) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), handling(), own_sigterm():
+        rays_init()
 
 
 def test_without_a_signal_all_is_as_before() -> None:

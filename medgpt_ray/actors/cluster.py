@@ -18,9 +18,9 @@ from medgpt_ray.actors.pool import RolloutPool
 from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
 from medgpt_ray.actors.reward_model import RewardModelPool, RewardModelWorker
 from medgpt_ray.actors.rollout import RolloutWorker
+from medgpt_ray.actors.signals import own_sigterm
 from medgpt_ray.actors.wait import wait
 from medgpt_ray.config.schema import Cluster, Learner, PpoRun, RlRun
-from medgpt_ray.interrupt import own_sigterm
 from medgpt_ray.tracking.rundir import RunDirectory
 
 ROLES = {

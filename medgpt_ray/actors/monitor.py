@@ -1,4 +1,4 @@
-"""What the workers of a supervised run tell the driver, and the driver's word to stop."""
+"""What workers and controller of a supervised run tell its driver, and its word to stop."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ class Monitor:
         self.stopping = False
 
     async def record(self, event: Event) -> bool:
-        """Called by rank 0; True asks it to save a checkpoint and stop."""
+        """True asks the worker who tells it to save a checkpoint and stop."""
         async with self.changed:
             self.events.append(event)
             self.unhandled += 1

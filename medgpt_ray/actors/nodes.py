@@ -20,7 +20,9 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medgpt_ray.actors.plan import Plan
+from medgpt_ray.actors.signals import own_sigterm
 from medgpt_ray.actors.wait import RunFailed, wait
+from medgpt_ray.interrupt import unwinding
 
 CONNECT_TIMEOUT_S = 10.0
 PLACING_S = 10.0
@@ -59,7 +61,8 @@ def connected(address: str) -> Iterator[None]:
         host, colon, port = address.rpartition("://")[2].rpartition(":")
         if colon:  # ray itself waits much longer for a host that does not answer
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with own_sigterm():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ClusterError(f"{address} cannot be reached: {error}") from error
     try:
@@ -107,15 +110,13 @@ def unshared(paths: Mapping[str, Path], folder: Path) -> Iterator[str]:
     `folder` is where the run will write: a file is put there for a moment for the others to find.
     """
     mark = folder.resolve() / f".medgpt-{uuid.uuid4().hex}"
-    mark.touch()
     wanted = {"output_dir": mark, **paths}
     try:
-        missing = _missing(list(alive().values()), list(wanted.values()))
+        with unwinding(), _touched(mark):
+            missing = _missing(list(alive().values()), list(wanted.values()))
     except RunFailed as failure:
         yield str(failure)
         return
-    finally:
-        mark.unlink()
     for key, path in wanted.items():
         blind = ", ".join(str(node) for node, absent in missing.items() if path in absent)
         if blind:
@@ -124,6 +125,15 @@ def unshared(paths: Mapping[str, Path], folder: Path) -> Iterator[str]:
             if not path.is_absolute():
                 fix = f"its processes start in another directory: name an absolute path, or {fix}"
             yield f"{key}: node {blind} does not see {what}: {fix}"
+
+
+@contextmanager
+def _touched(file: Path) -> Iterator[None]:
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def _missing(nodes: Sequence[Node], paths: Sequence[Path]) -> dict[Node, list[Path]]:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from medgpt_ray.config.schema import Full, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
+from medgpt_ray.interrupt import unwinding
 from medgpt_ray.models import hub, rope
 from medgpt_ray.models.adapters import adapt, open_adapter
 from medgpt_ray.models.attention import PACKED
@@ -46,7 +47,10 @@ def resolve_model(path: str) -> Path:
         if not (target / "model.safetensors").is_file():
             write = write_tiny_model if path == TINY else _convert_embedded
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{target.name}.") as scratch:
+            with (
+                unwinding(),
+                tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{target.name}.") as scratch,
+            ):
                 write(Path(scratch))
                 if not target.exists():
                     os.rename(scratch, target)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.interrupt import at_once, own_sigterm
+from medgpt_ray.interrupt import at_once
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.preflight import PreflightError
@@ -201,6 +201,8 @@ def _lora(lora: Lora | None, adapters: list[Adapter]) -> Lora | None:
 @contextmanager
 def _ray(settings: Settings, address: str | None) -> Iterator[None]:
     import ray
+
+    from medgpt_ray.actors.signals import own_sigterm
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     address = address or os.environ.get("RAY_ADDRESS")
