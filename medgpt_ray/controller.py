@@ -70,6 +70,8 @@ class Controller:
         """What a checkpoint tells of the prompts: as it was when the last step was done. Those that
         were drawn since are drawn again on resume."""
         self.sampling_rounds = 1
+        self.failed: list[Sample] = []
+        """Of this step's samples those without a score, of groups that do not teach as well."""
         self.flying: deque[Generation] = deque()
         """Batches under way, the next one to learn first."""
         self.kl_coefficient = config.algorithm.kl.coefficient
@@ -178,6 +180,12 @@ class Controller:
             groups = score_completions(self.config.rewards, generation.prompts, completions)
             if self.roles.reward_model:
                 groups = self.roles.reward_model.add_scores(groups)
+        failed = [s for group in groups for s in group if s.failure]
+        for sample in failed:
+            self.console.notice(failure_line(sample))
+        if len(failed) == sum(map(len, groups)):
+            raise RunFailed(f"step {self.step + 1}: every reward failed, see the lines above")
+        self.failed += failed
         stalest = max(self.step - s.completion.oldest_version for group in groups for s in group)
         if stalest > self.config.algorithm.max_staleness:
             raise RunFailed(
@@ -189,11 +197,7 @@ class Controller:
     def _learn(self, groups: list[list[Sample]]) -> tuple[dict[str, float], list[Sample]]:
         """All updates of one step; returns its metrics and the samples with their advantages."""
         samples = [s for group in groups for s in group if not s.failure]
-        failed = [s for group in groups for s in group if s.failure]
-        for sample in failed:
-            self.console.notice(failure_line(sample))
-        if not samples:
-            raise RunFailed(f"step {self.step + 1}: every reward failed, see the lines above")
+        failed, self.failed = self.failed, []
         group = torch.tensor([n for n, g in enumerate(groups) for s in g if not s.failure])
         metrics = sample_metrics(samples, failed, self.step)
         if self.config.algorithm.dynamic_sampling:
@@ -239,10 +243,8 @@ class Controller:
         """Every engine to the policy version of this step. Its audit is waited for here unless
         batches are under way: then it runs beside the next update, and no sample is taken before.
         """
-        deadlines = self.config.deadlines
-        waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
         with self._phase("sync"):
-            self.roles.rollout.sync(self.step, waits)
+            self.roles.rollout.sync(self.step, self.config.deadlines.sync)
             if not self.flying:
                 self.roles.rollout.audited(self.step)
 

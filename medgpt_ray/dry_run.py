@@ -21,12 +21,12 @@ from medgpt_ray.actors.plan import (
     Plan,
     PlanError,
     Role,
-    plan,
     width,
 )
 from medgpt_ray.config.document import to_yaml
 from medgpt_ray.config.loader import Loaded
 from medgpt_ray.config.run import RunConfig
+from medgpt_ray.preflight_machine import whole_plan
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 
@@ -47,7 +47,7 @@ def placement(
     section("Placement", [], console)
     try:
         facts = ModelFacts.from_directory(resolve_model(config.model.path))
-        planned = plan(config, facts)
+        planned = whole_plan(config, facts)
     except (ModelError, PlanError) as error:
         console.print(cannot_be_shown(error), soft_wrap=True)
         return

@@ -121,7 +121,7 @@ class Job:
             except BadRow as bad:
                 problems.append(f"{request.place}: {bad}")
             self.rows += 1
-            self.digest.update(json.dumps(request.row).encode())
+            self.digest.update(json.dumps(request.row, default=str).encode())
         if problems:
             raise DataError(problems)
 
@@ -213,4 +213,4 @@ def _line(request: Request, answer: Generated) -> str:
         "finish_reason": answer.finish_reason,
         "completion_tokens": answer.tokens,
     }
-    return json.dumps(row, ensure_ascii=False)
+    return json.dumps(row, ensure_ascii=False, default=str)  # Parquet has dates and bytes too

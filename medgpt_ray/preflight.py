@@ -108,9 +108,10 @@ def nothing_left(config: RunConfig) -> bool:
     run = RunDirectory(config.output_dir)
     if not run.finished:
         return False
-    if config.steps is None:  # as many as the epochs have, which are those of the run
-        return run.read_config().steps is None
-    return max(Checkpoints(run.checkpoints).complete(), default=0) >= config.steps
+    if config.steps == run.read_config().steps:  # None: as many as the epochs have
+        return True
+    done = max(Checkpoints(run.checkpoints).complete(), default=0)
+    return config.steps is not None and done >= config.steps
 
 
 def _output_directory(config: RunConfig, resume: bool) -> Iterator[str]:

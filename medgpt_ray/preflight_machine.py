@@ -4,9 +4,18 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from medgpt_ray.actors.plan import GIB, ModelFacts, Plan, kv_bytes_per_token, plan, without_memory
+from medgpt_ray.actors.plan import (
+    GIB,
+    ModelFacts,
+    Plan,
+    PlanError,
+    kv_bytes_per_token,
+    plan,
+    without_memory,
+)
 from medgpt_ray.config.paths import EVERYWHERE, named_paths
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import RlRun
@@ -35,12 +44,23 @@ def kv_cache(config: RlRun, facts: ModelFacts) -> Iterator[str]:
         )
 
 
+def whole_plan(config: RunConfig, facts: ModelFacts) -> Plan:
+    """With the size of the reward model, where there is one that can be opened."""
+    from medgpt_ray.models.load import ModelError, resolve_model
+
+    scorer = None
+    if isinstance(config, RlRun) and config.reward_model:
+        with suppress(ModelError, PlanError):  # told where the models are looked at
+            scorer = ModelFacts.from_directory(resolve_model(config.reward_model.path))
+    return plan(config, facts, scorer)
+
+
 def memory(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
     """Roles on the CPUs of this machine must fit into its memory: what does not is killed by the
     kernel, without a word. GPUs say so themselves, and other nodes are not looked at."""
     if config.cluster.in_use:
         return
-    roles = [role for role in plan(config, facts).roles if not role.gpus]
+    roles = [role for role in whole_plan(config, facts).roles if not role.gpus]
     needed = sum(role.workers * role.memory.sure for role in roles)
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > has:
@@ -90,15 +110,23 @@ def _cluster(address: str, config: RunConfig, planned: Plan) -> Iterator[str]:
 
 
 def _shared_paths(config: RunConfig) -> dict[str, Path]:
-    """What workers on any node open, by key; what is not even here is another problem."""
+    """What workers on any node open, by key: of a glob or a folder the first file, of a model of
+    the hub where it is kept. What is not even here is another problem.
+    """
+    from medgpt_ray.data.files import find
+    from medgpt_ray.data.rows import DataError
     from medgpt_ray.models.load import ModelError, resolve_model
 
-    paths = {key: Path(path) for key, path in named_paths(config, EVERYWHERE).items()}
-    try:
-        paths["model.path"] = resolve_model(config.model.path).resolve()
-    except ModelError:
-        paths.pop("model.path", None)
-    return {key: path for key, path in paths.items() if path.exists()}
+    found: dict[str, Path] = {}
+    for key, path in (named_paths(config, EVERYWHERE) | {"model.path": config.model.path}).items():
+        with suppress(ModelError, DataError):
+            if key.startswith("data."):
+                found[key] = Path(find(path)[0].path)
+            elif key.endswith(".path"):
+                found[key] = resolve_model(path).resolve()
+            else:
+                found[key] = Path(path)
+    return {key: path for key, path in found.items() if path.exists()}
 
 
 def _one_host(planned: Plan) -> Iterator[str]:

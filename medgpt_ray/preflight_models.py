@@ -45,6 +45,8 @@ def attention(config: RunConfig) -> Iterator[str]:
     from medgpt_ray.models import load
     from medgpt_ray.models.errors import ModelError
 
+    if config.cluster.in_use:  # the GPUs are those of other nodes, whose workers look themselves
+        return
     try:
         load.attention(config.model)
     except ModelError as error:

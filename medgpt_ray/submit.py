@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -220,7 +221,8 @@ async def _print_log(client: Client, job: str) -> None:
                 return
     except StopAsyncIteration:
         return
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        _details(client, job)  # which tells what is wrong, if the cluster answers
         raise SubmitError(f"{_lost(job)}: {error}") from error
     finally:
         if following is not None:

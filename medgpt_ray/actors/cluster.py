@@ -125,10 +125,12 @@ def _start(
     """Bring up policy, critic and reference, and wait for `others` with them."""
     critic = spawner.learner("critic")
     references = spawner.all("reference")
-    updates = config.steps * config.algorithm.updates_per_step
-    starting = others | _ready(references) | policy.start(updates)
+    learning, each = config.steps, config.algorithm.updates_per_step
+    if isinstance(config, PpoRun):  # until then the critic alone
+        learning = max(1, config.steps - config.algorithm.critic_warmup_steps)
+    starting = others | _ready(references) | policy.start(learning * each)
     if critic:
-        starting |= critic.start(updates)
+        starting |= critic.start(config.steps * each)
     wait(starting, config.deadlines.start, "starting the roles")
     reference = ReferencePool(list(references.values()), config) if references else None
     return Models(policy=policy, critic=critic, reference=reference)
@@ -181,9 +183,9 @@ class Spawner:
             runtime_env={"env_vars": _environment(self.config, role)},
             **placed,
         )
-        return options.remote(
-            self.config, number, str(self.logs.resolve() / f"{role}-{number}.log")
-        )
+        log = str(self.logs.resolve() / f"{role}-{number}.log")
+        self.started.append(actor := options.remote(self.config, number, log))
+        return actor
 
 
 KEEPS_MEMORY = {

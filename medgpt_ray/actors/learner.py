@@ -116,9 +116,6 @@ class PolicyWorker(Rank):
 
         from medgpt_ray.actors.sync.sender import WeightSender
 
-        deadlines = self.config.deadlines
-        # A sync queues behind generation that is under way when max_staleness is above 0.
-        waits = deadlines.sync + self.config.algorithm.max_staleness * deadlines.generate
         if self.sender is not None:
             self.sender.engine.shutdown()
         self.sender = WeightSender(
@@ -127,7 +124,7 @@ class PolicyWorker(Rank):
             self.config.sync,
             getattr(torch, self.config.rollout.dtype),
             self.rank,
-            waits,
+            self.config.deadlines.sync,
         )
 
     def sync(self, version: int) -> dict[str, str]:
@@ -216,7 +213,7 @@ class LearnerGroup:
     def begin(self, method: str, *arguments: Any, seconds: float | None = None) -> Pending:
         """The same on its way: other groups can work in the meantime."""
         calls = self._calls(method, *arguments)
-        limit = seconds or self.deadlines.learn
+        limit = self.deadlines.learn if seconds is None else seconds
         return Pending(calls, limit, f"{self.name} {method}", lambda answers: next(iter(answers)))
 
     def _calls(self, method: str, *arguments: Any) -> dict[str, Any]:

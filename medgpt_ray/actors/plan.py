@@ -323,13 +323,14 @@ def _rollout(config: RlRun, facts: ModelFacts) -> Memory:
 
 
 def _base_bytes(config: RunConfig, facts: ModelFacts) -> int:
-    """The model without adapters. Quantised: 4 bits, and per 64 weights a scale of 8 bits.
+    """The model without adapters. Quantised: 4 or 8 bits, and per 64 weights a scale of 8 bits.
     Embeddings, norms and the output head stay in the compute type."""
     size = width(config.model, config.learner.gpus)
     if not isinstance(config.model.adaptation, QLoRA):
         return facts.parameters * size
     quantised = sum(outputs * inputs for outputs, inputs in facts.linear.values())
-    return quantised // 2 + quantised // 64 + (facts.parameters - quantised) * size
+    stored = quantised * config.model.adaptation.bits // 8 + quantised // 64
+    return stored + (facts.parameters - quantised) * size
 
 
 def _activations(config: RunConfig, facts: ModelFacts, kept_layers: int, projections: int) -> int:

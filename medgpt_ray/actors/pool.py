@@ -202,7 +202,8 @@ class RolloutPool:
         ready, _ = ray.wait(list(starting), num_returns=1, timeout=seconds)
         more, _ = ray.wait(list(starting), num_returns=len(starting), timeout=0)
         if not ready and seconds:
-            raise RunFailed(f"no rollout worker started within {seconds:g} s")
+            names = ", ".join(member.name for member in starting.values())
+            raise RunFailed(f"no answer from {names} within {seconds:g} s of its start")
         for ref in more:
             member = starting[ref]
             try:

@@ -346,8 +346,8 @@ class TrainWorker:
             if missing:
                 score = score or self._scorer(section)
                 cache.add(missing, score(missing))
-                scored += len(missing)
-                self.tell("phase", f"reference log-probs: {scored} sequences")
+            scored += len(missing)
+            self.tell("phase", f"reference log-probs: {scored} sequences scored")
         if scored and self.rank == 0:
             cache.save()
         return cache

@@ -49,7 +49,7 @@ def _beginning(site: Site, request: Request) -> dict[str, str]:
             return form.opened(locate(query["preset"]))
         if "run" in query:
             _, run = site.run(request)
-            return form.opened(run.source if run.source.is_file() else run.config)
+            return form.opened(run.config)
     except ConfigError as error:
         raise HTTPException(400, str(error)) from error
     if query.get("stage") not in keys.stages():

@@ -2,7 +2,7 @@
 
 The string under a field is its documentation: `medgpt schema` prints it. A default is the setting
 of the paper or library it comes from. Impossible combinations are refused here; what needs the
-machine (files, cluster, port) is checked in the preflight.
+machine (files, cluster) is checked in the preflight.
 """
 
 import os
@@ -64,7 +64,7 @@ class Model(Section):
     adapter: str | None = None
     """PEFT adapter directory, merged into the model before anything else."""
     dtype: Dtype = "auto"
-    """Compute type of the learner. Optimiser states and master weights are float32. auto: bfloat16
+    """Compute type of the learner. Master weights are float32. auto: bfloat16
     on GPUs and on CPUs with bfloat16 instructions, else float32 (emulated bfloat16 is slower).
     """
     adaptation: Annotated[Full | LoRA | QLoRA, Field(discriminator="kind")] = Full()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medgpt_ray.data.check import PROBLEMS_KEPT
-from medgpt_ray.data.files import DataFile, data_file, find
+from medgpt_ray.data.files import DataFile, data_file, find, one_split
 from medgpt_ray.data.formats import FORMATS, WORDS, as_labelled, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.data.segments import BATCH_ROWS, read, segments
@@ -72,7 +72,8 @@ def convert(
     files: list[DataFile] = []
     for path in paths:
         try:
-            files += find(path)
+            files += (found := find(path))
+            one_split(path, found)
         except DataError as error:
             problems += error.problems
     target = data_file(output)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from medgpt_ray.config.supervised import Source, SupervisedData
 from medgpt_ray.data.examples import render
-from medgpt_ray.data.files import DataFile, find
+from medgpt_ray.data.files import DataFile, find, one_split
 from medgpt_ray.data.formats import Reading, for_stage, parse, reading_of
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError
@@ -105,6 +105,7 @@ def rows_by_file(
     """`rows_of` for each file of a source; what is wrong with the files goes into `problems`."""
     try:
         files = find(source.path)
+        one_split(source.path, files)
     except DataError as error:
         problems += error.problems
         return

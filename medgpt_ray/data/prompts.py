@@ -10,7 +10,6 @@ is truncated and no row is dropped: a bad row is an error.
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,6 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
         )
     control = control_tokens(tokenizer)
     prompts: list[Prompt] = []
-    seen: Counter[str] = Counter()
     try:
         files = find(path)
         one_split(path, files)
@@ -68,9 +66,7 @@ def read_prompts(path: str, tokenizer: "PreTrainedTokenizerBase", data: Data) ->
             except BadRow as bad:
                 problems.append(f"{record.place}: {bad}")
                 continue
-            place = f"{record.path if alike else Path(record.path).name}:{record.line}"
-            seen[place] += 1  # a list of JSON may stand on one line
-            id = place if seen[place] == 1 else f"{place}#{seen[place]}"
+            id = record.place if alike else Path(record.place).name
             prompts.append(Prompt(id, messages, token_ids, row))
     except DataError as error:
         problems += error.problems

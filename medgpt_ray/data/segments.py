@@ -52,10 +52,13 @@ class Record:
     line: int
     """Where the row begins; of Parquet and Hugging Face data sets the number of the row."""
     value: dict[str, Any] | str | BadRow
+    nth: int = 1
+    """Of the rows that begin in this line: a JSON list may stand on one."""
 
     @property
     def place(self) -> str:
-        return f"{self.path}:{self.line}"
+        """As `notes.jsonl:7`, or `notes.json:1#7` for the seventh row of a line."""
+        return f"{self.path}:{self.line}" + (f"#{self.nth}" if self.nth > 1 else "")
 
 
 def segments(file: DataFile, bytes_per_segment: int = SEGMENT_BYTES) -> list[Segment]:
@@ -121,12 +124,13 @@ def read(segment: Segment) -> Iterator[Record]:
 
     Raises `DataError` where the file itself turns out to be damaged, after the rows before that.
     """
-    file, empty = segment.file, True
+    file, before, nth = segment.file, 0, 1
     with faults(file.path):
         for line, value in _values(segment):
-            empty = False
-            yield Record(file.path, line, value)
-    if empty:
+            nth = nth + 1 if line == before else 1
+            before = line
+            yield Record(file.path, line, value, nth)
+    if not before:
         raise _empty(file.path)
 
 

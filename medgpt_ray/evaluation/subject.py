@@ -70,7 +70,9 @@ def base_of(run: RunDirectory) -> str:
             [f"{run.path}: began from a model with an adapter merged in: name it with --base"]
         )
     lineage = json.loads(run.lineage.read_text(encoding="utf-8"))
-    return str(lineage["parent"] or lineage["model"])
+    model, parent = Path(lineage["model"]).resolve(), Path(lineage["parent"] or "").resolve()
+    whole = lineage["parent"] and model in (parent, parent / "model")
+    return str(lineage["parent"] if whole else lineage["model"])  # which may be a checkpoint's
 
 
 def open_url(url: str, tokenizer: str | None, served_model: str | None) -> Subject:

@@ -69,7 +69,7 @@ def resolve_model(path: str) -> Path:
     if (directory / "adapter_config.json").is_file():
         raise ModelError(
             f"{path}: is a PEFT adapter, which is no model without its base: name the merged model "
-            "(model/ beside adapter/ in a run directory)"
+            "(model/ beside adapter/ in a checkpoint)"
         )
     if not (directory / "config.json").is_file():
         raise ModelError(f"{path}: holds no config.json, so it is no HF model directory")
@@ -353,9 +353,14 @@ def same_tokens(path: str, other: str) -> bool:
 
 
 def critic_model(config: PpoRun) -> Model:
-    """The critic's network as a section of its own; computes in the policy's type."""
+    """The critic's network as a section of its own; computes in the policy's type. Where both
+    start from one model, the policy's adapter is merged into it too.
+    """
+    path = critic_path(config)
+    same = resolve_model(path).resolve() == resolve_model(config.model.path).resolve()
     return Model(
-        path=critic_path(config),
+        path=path,
+        adapter=config.model.adapter if same else None,
         dtype=config.model.dtype,
         adaptation=config.critic.adaptation,
         gradient_checkpointing=config.model.gradient_checkpointing,

@@ -69,7 +69,7 @@ class Adapters:
                 if len(self._table) >= self._slots:
                     raise ModelError(
                         f"adapter {name}: all {self._slots} adapter slots are taken (requests on "
-                        "old versions hold theirs until they end): raise --adapter-slots"
+                        "old versions hold theirs until they end): raise lora.slots"
                     )
                 request = LoRARequest(internal, next(self._ids), str(directory))
                 await self._engine.add_lora(request)

@@ -1,4 +1,4 @@
-"""`medgpt serve` and `medgpt serve-update`: deploy on Ray, and change what is deployed."""
+"""`medgpt serve` and `medgpt serve update`: deploy on Ray, and change what is deployed."""
 
 import json
 import os
@@ -151,7 +151,7 @@ def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[
     try:
         if settings.api_keys is None and os.environ.get(KEYS_VARIABLE):
             settings = settings.model_copy(update={"api_keys": ENVIRONMENT})
-        if settings.api_keys:
+        if settings.api_keys is not None:
             Keys.read(settings.api_keys)
     except KeysError as error:
         problems.append(str(error))
@@ -167,7 +167,12 @@ def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[
 
 
 def _adapter(name: str, path: str, model: str) -> Adapter:
+    """`path` is a PEFT adapter, or a run that trained one."""
     directory = Path(path).resolve()
+    if (directory / "lineage.json").is_file():
+        from medgpt_ray.models.merge import find_source
+
+        directory = find_source(path).adapter or directory
     config = directory / "adapter_config.json"
     if not config.is_file() or not any(directory.glob("*.safetensors")):
         raise ModelError(f"{name}={path}: holds no adapter_config.json and *.safetensors of PEFT")
@@ -267,7 +272,15 @@ def _reason(status: Any) -> str:
 @contextmanager
 def _started(settings: Settings, host: str, port: int) -> Iterator[None]:
     from ray import serve as ray_serve
+    from ray.serve.context import _get_global_client
 
+    if _get_global_client(raise_if_no_controller_running=False) is not None:
+        raise PreflightError(
+            [
+                "--address: Ray Serve runs there already, and `medgpt serve` would end its other "
+                "applications: add this one with `serve deploy`, as docs/serving.md shows"
+            ]
+        )
     options = {"host": host, "port": port, "request_timeout_s": settings.limits.request_seconds}
     ray_serve.start(proxy_location="HeadOnly", http_options=options)
     try:
@@ -311,7 +324,7 @@ def _room_for_one_more(settings: Settings) -> None:
 
 
 def _record(port: int) -> Path:
-    """What `serve-update` reads: where Ray is and what is deployed. No keys are in it."""
+    """What `medgpt serve update` reads: where Ray is and what is deployed. No keys are in it."""
     return CACHE / "serve" / f"{port}.json"
 
 

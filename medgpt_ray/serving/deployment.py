@@ -71,7 +71,7 @@ class OpenAIServer:
 
     async def __serve_build_asgi_app__(self) -> Any:
         settings = self.settings
-        keys = Keys.read(settings.api_keys) if settings.api_keys else None
+        keys = Keys.read(settings.api_keys) if settings.api_keys is not None else None
         self.engine = engine = await Engine.start(settings)
         assistant = Assistant(
             engine.app,

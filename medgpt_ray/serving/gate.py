@@ -134,10 +134,12 @@ def parse(body: bytes, completions: int) -> dict[str, Any]:
         raise Refusal(400, f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise Refusal(400, "the body is no JSON object")
-    n, prompt = value.get("n") or 1, value.get("prompt")
+    n, prompt = value.get("n"), value.get("prompt")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int)):
+        raise Refusal(400, "n: is no integer", param="n")
     prompts = len(prompt) if isinstance(prompt, list) and not _token_ids(prompt) else 1
-    if isinstance(n, int) and n * prompts > completions:
-        message = f"{n * prompts} completions (prompts times n), at most {completions} a request"
+    if (asked := (n or 1) * prompts) > completions:
+        message = f"{asked} completions (prompts times n), at most {completions} a request"
         raise Refusal(400, message, param="n")
     return value
 

@@ -60,7 +60,7 @@ class Settings(BaseModel):
     """In requests and `/v1/models`; the directory's name by default."""
     lora: Lora | None = None
     limits: Limits = Limits()
-    api_keys: str | None = None
+    api_keys: str | None = Field(default=None, min_length=1)
     """A file with one key a line, `environment` for the variable MEDGPT_API_KEYS, none for none."""
     guard: bool = False
     """The safety guard of medical answers, on chat completions."""
@@ -75,7 +75,7 @@ class Settings(BaseModel):
     max_context: int | None = Field(default=None, gt=0)
     """Tokens of prompt and answer; the model's own by default."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
-    """On CPU; a GPU is filled to 90%."""
+    """On CPU; a GPU is filled to 92%, as vLLM does by default."""
     cpus: int = Field(default=1, gt=0)
     """Of one replica, and its threads."""
     gpus: int = Field(default=0, ge=0)

@@ -93,7 +93,8 @@ def _to_row(sample: Sample) -> dict[str, Any]:
         "log_probs": completion.log_probs,
         "prompt_token_ids": prompt.token_ids,
         "messages": json.dumps(prompt.messages, ensure_ascii=False),
-        "row": json.dumps(prompt.row, ensure_ascii=False),
+        # of Parquet a row has dates and bytes too
+        "row": json.dumps(prompt.row, ensure_ascii=False, default=str),
         **{_PART + name: score for name, score in sample.reward_parts.items()},
     }
 

@@ -320,6 +320,8 @@ def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
         if isinstance(row, Conversation | Labelled):
             said = row.messages if isinstance(row, Conversation) else row.completion
             check_thoughts(record, [message["content"] for message in said])
+        elif "thoughts" in columns and isinstance(row, Preference):
+            raise BadRow("thoughts", "is not read of pairs: put the thoughts into the answers")
         return row
     except BadRow as bad:
         head = re.split(r"[\[.]", bad.field, maxsplit=1)[0]
