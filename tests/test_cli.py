@@ -288,3 +288,14 @@ def test_env_imports_none_of_what_it_lists() -> None:
     )
     heavy = {"torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsandbytes"}
     assert not heavy & set(done.stdout.split())
+
+
+def test_a_run_that_patience_ended_is_not_trained_on(file: Path, tmp_path: Path) -> None:
+    loaded = load(file, ["steps=9"])
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {})
+    Checkpoints(run.checkpoints).begin(2)
+    Checkpoints(run.checkpoints).commit(2, {"step": 2})
+    run.model.mkdir()
+    run.report.write_text("")
+    assert nothing_left(loaded.config)
+    assert not nothing_left(load(file, ["steps=10"]).config)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medgpt_ray.actors.wait import RoleDied
+from medgpt_ray.actors.wait import RoleDied, RunFailed
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.controller import Controller
 from medgpt_ray.data.prompts import PromptSource
@@ -39,7 +39,7 @@ class Policy:
         (Path(directory) / "model" / "model.safetensors").touch()
 
 
-def controller(folder: Path, staleness: int = 0) -> Any:
+def controller(folder: Path, staleness: int = 0, **algorithm: Any) -> Any:
     """Of twelve prompts p0 to p11, three a step."""
     config = GrpoRun.model_validate(
         {
@@ -48,7 +48,7 @@ def controller(folder: Path, staleness: int = 0) -> Any:
             "steps": 9,
             "model": {"path": "unused"},
             "data": {"train": "unused"},
-            "algorithm": {"prompts_per_step": 3, "max_staleness": staleness},
+            "algorithm": {"prompts_per_step": 3, "max_staleness": staleness} | algorithm,
             "rewards": [{"function": "medgpt_ray.rewards.text:token_f1"}],
         }
     )
@@ -142,3 +142,44 @@ def test_all_that_a_checkpoint_waits_for_shares_its_deadline(tmp_path: Path) -> 
     save, export = loop.roles.policy.deadlines
     assert save == 5.0
     assert export <= 4.6
+
+
+def scored(loop: Any, monkeypatch: pytest.MonkeyPatch, *rounds: list[list[Any]]) -> list[str]:
+    """Have these be the scored groups of one round of generation each; returns what is told."""
+    left, told = list(rounds), []
+    monkeypatch.setattr("medgpt_ray.controller.score_completions", lambda *_: left.pop(0))
+    monkeypatch.setattr("medgpt_ray.controller.failure_line", lambda sample: sample.failure)
+    loop.console.notice = told.append
+    loop.roles.rollout.notices = []
+    loop.roles.reward_model = None
+    loop._generate = lambda *_: SimpleNamespace(prompts=[], result=list)
+    loop.flying.append(loop._generate())
+    return told
+
+
+def sample(reward: float, failure: str = "") -> Any:
+    return SimpleNamespace(
+        reward=reward, failure=failure, completion=SimpleNamespace(oldest_version=0)
+    )
+
+
+def test_failures_in_groups_that_are_not_learned_from_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = controller(tmp_path, dynamic_sampling={"max_rounds": 3})
+    alike = [sample(1.0), sample(1.0), sample(float("nan"), "the judge is away")]
+    teaching = [[sample(0.0), sample(1.0)] for _ in range(3)]
+    told = scored(loop, monkeypatch, [alike], teaching)
+    assert loop._collect() == teaching
+    assert told == ["the judge is away"]
+    assert loop.failed == [alike[2]]
+
+
+def test_when_every_reward_fails_that_is_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = controller(tmp_path, dynamic_sampling={"max_rounds": 3})
+    told = scored(loop, monkeypatch, [[sample(float("nan"), "away")] * 2])
+    with pytest.raises(RunFailed, match="every reward failed"):
+        loop._collect()
+    assert told == ["away", "away"]

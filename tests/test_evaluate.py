@@ -18,11 +18,13 @@ from supervised_runs import conversations
 
 from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.config.run import RunConfig
+from medgpt_ray.config.supervised import SftRun
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.evaluate import Options, check
 from medgpt_ray.evaluation import harness, subject
 from medgpt_ray.evaluation.files import open_task
 from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
+from medgpt_ray.evaluation.subject import base_of
 from medgpt_ray.evaluation.texts import measure_texts, open_texts
 from medgpt_ray.models.tiny import write_tiny_model
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -324,3 +326,28 @@ def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "log").read_text()
+
+
+def test_the_base_of_a_run_is_what_it_was_trained_from(tiny_model: Path, tmp_path: Path) -> None:
+    """Of a run that began from another's checkpoint that checkpoint, not the other's end."""
+    parent = tmp_path / "pt"
+    checkpoint = parent / "checkpoints" / "step_1"
+    for model in (parent / "model", checkpoint / "model"):
+        shutil.copytree(tiny_model, model)
+    (parent / "lineage.json").write_text("{}")
+    for model, base in (
+        (parent, parent),
+        (parent / "model", parent),
+        (checkpoint / "model", checkpoint / "model"),
+        (tiny_model, tiny_model),
+    ):
+        config = SftRun.model_validate(
+            {
+                "stage": "sft",
+                "output_dir": str(tmp_path / f"{model.name}-{model.parent.name}"),
+                "model": {"path": str(model)},
+                "data": {"train": [{"path": "x"}]},
+            }
+        )
+        run = RunDirectory.create(config.output_dir, config, "", {})
+        assert base_of(run) == str(base)

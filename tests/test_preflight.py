@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from medgpt_ray import preflight
+from medgpt_ray import preflight, preflight_machine
+from medgpt_ray.actors.plan import ModelFacts
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun, PpoRun
 from medgpt_ray.config.supervised import DpoRun, SftRun
 from medgpt_ray.export import export
+from medgpt_ray.models import load
 from medgpt_ray.models.load import open_tokenizer
 from medgpt_ray.preflight import PreflightError, check
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -457,3 +459,41 @@ def test_a_cluster_that_is_not_there(make: Make) -> None:
         r"^cluster\.address: 127\.0\.0\.1:1 cannot",
         problems(make(cluster={"address": "127.0.0.1:1"})),
     )
+
+
+def test_what_other_nodes_must_see(make: Make, tiny_model: Path, tmp_path: Path) -> None:
+    """The files of a glob, and every model, wherever its name leads to."""
+    config = make(
+        model={"path": "embedded:tiny"},
+        reward_model={"path": "embedded:tiny"},
+        cluster={"address": "127.0.0.1:1"},
+    )
+    kept = load.resolve_model("embedded:tiny").resolve()
+    assert preflight_machine._shared_paths(config) == {"model.path": kept}
+    rows = sft(tiny_model, tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text("{}")
+    rows.data.train[0] = rows.data.train[0].model_copy(update={"path": f"{tmp_path}/rows/*.jsonl"})
+    found = preflight_machine._shared_paths(rows)
+    assert found["data.train.0.path"] == tmp_path / "rows" / "a.jsonl"
+
+
+def test_flash_attention_is_for_the_nodes_of_a_cluster_to_judge(
+    make: Make, tiny_model: Path
+) -> None:
+    flash = {"path": str(tiny_model), "attention": "flash_attention_2"}
+    found = problems(make(model=flash, cluster={"address": "127.0.0.1:1"}))
+    only(r"^cluster\.address: ", found)
+
+
+def test_the_memory_of_a_reward_model_is_its_own(
+    make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    scorer = shutil.copytree(tiny_model, tmp_path / "scorer")
+    config = json.loads((scorer / "config.json").read_text())
+    (scorer / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 40}))
+    planned = preflight_machine.whole_plan(
+        make(reward_model={"path": str(scorer)}), ModelFacts.from_directory(tiny_model)
+    )
+    policy, rewards = (planned.role(name) for name in ("policy", "reward_model"))
+    assert rewards.memory.weights > 3 * policy.memory.weights

@@ -1,13 +1,15 @@
 """What is refused before a job is submitted, and how long an answer is waited for."""
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from runs import write_run
 from supervised_runs import write_supervised
@@ -147,3 +149,18 @@ def test_the_option_is_stronger_than_the_environment(
     for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.setenv(variable, "http://127.0.0.1:2")
     only("http://127.0.0.1:1 cannot be reached", problems("run.yaml"))
+
+
+def test_a_job_that_cannot_be_followed_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        """Of a cluster without such a job, whose server refuses the socket."""
+
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            raise aiohttp.ServerDisconnectedError
+            yield ""
+
+        def get_job_info(self, job: str) -> None:
+            raise RuntimeError(f"Job {job} does not exist")
+
+    with pytest.raises(submit.SubmitError, match="Job nobody does not exist"):
+        asyncio.run(submit._print_log(Client(), "nobody"))  # type: ignore[arg-type]

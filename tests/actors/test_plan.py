@@ -181,6 +181,8 @@ def test_adapters_train_alone_and_quantised_weights_shrink(facts: ModelFacts) ->
     quantised = role(plan(config, facts), "policy").memory.weights
     linear = sum(outputs * inputs for outputs, inputs in facts.linear.values())
     assert memory.weights - quantised == pytest.approx(linear * (4 - 0.516), rel=0.01)
+    config = run({"adaptation": {"kind": "qlora", "rank": 2, "bits": 8}})
+    assert role(plan(config, facts), "policy").memory.weights - quantised == linear // 2
 
 
 def test_a_reference_exists_only_for_a_penalty_on_full_training(facts: ModelFacts) -> None:

@@ -256,3 +256,11 @@ def test_files_are_written_in_the_words_of_their_formats(tmp_path: Path) -> None
     assert json.loads(one["function"]["arguments"])["drug"] == "a"
     assert row["messages"][2]["tool_call_id"] == one["id"]
     assert row["tools"] == list(TOOLS)
+
+
+def test_splits_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        write(tmp_path / name, SIMPLE[1:2], "messages")
+    with pytest.raises(DataError, match="holds several splits"):
+        convert([str(tmp_path)], f"{tmp_path}/out.jsonl", "sharegpt")
+    assert not (tmp_path / "out.jsonl").exists()

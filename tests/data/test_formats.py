@@ -759,3 +759,10 @@ def test_thoughts_that_the_answer_holds_are_not_missed() -> None:
     asked = {"question": "A man has chest pain.", "answer": "Infarction."}
     with pytest.raises(BadRow, match=r"^reasoning: is not read"):
         parse(asked | {"reasoning": "A man has chest pain.\nHe smokes, so it is one."}, "qa")
+
+
+def test_thoughts_of_pairs_are_no_column() -> None:
+    record = {"prompt": "Q", "chosen": "A", "rejected": "B", "cot": "Let me see what is asked."}
+    assert isinstance(parse(record, "preference"), Preference)  # a judge's, mostly
+    with pytest.raises(BadRow, match="cot: is not read of pairs"):
+        parse(record, Reading("preference", {"thoughts": "cot"}))

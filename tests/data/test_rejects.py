@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 from medgpt_ray.config.supervised import SupervisedData
+from medgpt_ray.data.files import find
 from medgpt_ray.data.rejects import Rejects
+from medgpt_ray.data.rows import BadRow
+from medgpt_ray.data.segments import read, segments
 
 
 def test_bad_rows_are_known_again_whatever_characters_they_hold(tmp_path: Path) -> None:
@@ -28,3 +31,18 @@ def test_a_line_that_a_kill_cut_off_is_written_anew(tmp_path: Path) -> None:
     assert rejects.problems == {"a:1": "empty"}
     rejects.add("a:2", "empty", "")
     assert [json.loads(line)["place"] for line in file.open(encoding="utf-8")] == ["a:1", "a:2"]
+
+
+def test_rows_of_one_line_are_told_apart(tmp_path: Path) -> None:
+    """As `json.dump` writes a list; half of them is drawn row by row too."""
+    (tmp_path / "list.json").write_text('[{"text": "a"}, 3, {"text": "b"}, 4]')
+    (file,) = find(f"{tmp_path}/list.json")
+    records = [record for segment in segments(file) for record in read(segment)]
+    places = [f"{file.path}:1", *(f"{file.path}:1#{n}" for n in (2, 3, 4))]
+    assert [record.place for record in records] == places
+    data = SupervisedData.model_validate({"train": [{"path": "x"}], "on_bad_row": "skip"})
+    rejects = Rejects(tmp_path / "rejected.jsonl", data)
+    for record in records:
+        if isinstance(record.value, BadRow):
+            rejects.add(record.place, str(record.value), record.value.raw)
+    assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2

@@ -9,11 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, QLoRA
+from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, PpoRun, QLoRA
 from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models import load
 from medgpt_ray.models.errors import ModelError
-from medgpt_ray.models.load import attention_in_use, load_frozen, load_policy, on_this_machine
+from medgpt_ray.models.load import (
+    attention_in_use,
+    critic_model,
+    load_frozen,
+    load_policy,
+    on_this_machine,
+)
 
 
 def section(path: Path, **settings: Any) -> SupervisedModel:
@@ -196,3 +202,18 @@ def test_a_name_of_the_hub_is_read_from_its_cache(
         ModelError, match=r"ward/other: no such model directory \(.*\), and not to be had"
     ):
         load.resolve_model("ward/other")
+
+
+def test_the_critic_starts_where_the_policy_does(tiny_model: Path, copy: Path) -> None:
+    """With its adapter, and without it where it starts from another model."""
+    run = {
+        "stage": "ppo",
+        "output_dir": "run",
+        "steps": 1,
+        "model": {"path": str(tiny_model), "adapter": "sft"},
+        "data": {"train": "train.jsonl"},
+        "rewards": [{"function": "a:b"}],
+    }
+    assert critic_model(PpoRun.model_validate(run)).adapter == "sft"
+    other = PpoRun.model_validate(run | {"critic": {"path": str(copy)}})
+    assert critic_model(other).adapter is None

@@ -116,6 +116,9 @@ def test_a_large_body_is_refused_declared_or_not():
         b'{"a": ' + b"[" * 90_000,
         b'{"n": 129}',
         b'{"n": 65, "prompt": ["a", "b"]}',
+        b'{"n": "2"}',
+        b'{"n": 2.0}',
+        b'{"n": true}',
     ],
 )
 def test_what_is_no_sound_json_is_refused(body):

@@ -102,3 +102,24 @@ def test_an_update_needs_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     result = CliRunner().invoke(app, ["serve", "update", "--port", "9"])
     assert result.exit_code == 2
     assert "no `medgpt serve` runs there" in result.stderr
+
+
+def test_empty_keys_are_no_keys_left_out(tiny_model: Path):
+    values = {"model": str(tiny_model), "api_keys": ""}
+    with pytest.raises(ConfigError, match=r"api_keys: .* at least 1 character"):
+        command.serve(values, "1", [], [], "0.0.0.0", 8000, None)
+
+
+def test_an_adapter_may_be_named_by_its_run(taught_model: Path, lora_run: Path):
+    _, (found,) = command.check(Settings(model=str(taught_model)), {"cardio": str(lora_run)})
+    assert Path(found.path).parent.parent == lora_run / "checkpoints"
+    assert (Path(found.path) / "adapter_config.json").is_file()
+
+
+def test_a_running_ray_serve_is_not_taken_over(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ray.serve.context._get_global_client", lambda **_: "running")
+    with (
+        pytest.raises(PreflightError, match="Ray Serve runs there already"),
+        command._started(Settings(model="m"), "127.0.0.1", 8000),
+    ):
+        pass

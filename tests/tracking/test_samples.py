@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -72,8 +73,10 @@ def test_a_sample_that_cannot_be_written_keeps_the_old_file(
     file = tmp_path / "step_1.parquet"
     write_samples(file, [make_sample(1)])
     unwritable = make_sample(2)
-    unwritable = replace(unwritable, prompt=replace(unwritable.prompt, row={"answer": object()}))
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    endless: list[object] = []
+    endless.append(endless)
+    unwritable = replace(unwritable, prompt=replace(unwritable.prompt, row={"answer": endless}))
+    with pytest.raises(ValueError, match="Circular"):
         write_samples(file, [unwritable])
     assert read_samples(file) == [make_sample(1)]
     assert list(tmp_path.iterdir()) == [file]
@@ -96,3 +99,12 @@ def test_a_file_of_another_version_is_named(tmp_path: Path, make_sample: MakeSam
     pq.write_table(pq.read_table(path).drop_columns(["observed"]), path)
     with pytest.raises(SamplesError, match=r"step_1\.parquet: .* without observed"):
         read_samples(path)
+
+
+def test_rows_of_parquet_have_dates(tmp_path: Path, make_sample: MakeSample) -> None:
+    sample = make_sample(1)
+    row = {**sample.prompt.row, "admitted": date(2026, 11, 28), "photo": b"x"}
+    dated = replace(sample, prompt=replace(sample.prompt, row=row))
+    write_samples(tmp_path / "step_1.parquet", [dated])
+    (read,) = read_samples(tmp_path / "step_1.parquet")
+    assert read.prompt.row == {**sample.prompt.row, "admitted": "2026-11-28", "photo": "b'x'"}
