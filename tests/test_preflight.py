@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from medgpt_ray import preflight, preflight_machine
 from medgpt_ray.actors.plan import ModelFacts
@@ -490,8 +491,8 @@ def test_the_memory_of_a_reward_model_is_its_own(
     make: Make, tiny_model: Path, tmp_path: Path
 ) -> None:
     scorer = shutil.copytree(tiny_model, tmp_path / "scorer")
-    config = json.loads((scorer / "config.json").read_text())
-    (scorer / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 40}))
+    config = AutoConfig.from_pretrained(tiny_model, num_hidden_layers=40)
+    AutoModelForCausalLM.from_config(config).save_pretrained(scorer)
     planned = preflight_machine.whole_plan(
         make(reward_model={"path": str(scorer)}), ModelFacts.from_directory(tiny_model)
     )
