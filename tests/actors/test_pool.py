@@ -105,7 +105,7 @@ def test_the_death_of_a_worker_in_mid_generation_changes_no_sample(
     dead = pool.members[0].actor
     process = pid(dead)
     generation = generate(pool, prompts)
-    time.sleep(0.2)
+    time.sleep(0.05)
     os.kill(process, signal.SIGKILL)
     assert generation.result() == calm
     assert pool.members[0].actor != dead
