@@ -31,7 +31,11 @@ def ours(folder: Path, data: str, steps: int, overrides: list[str]) -> Result:
         "examples_per_step": PAIRS,
         "model": {"path": MODEL},
         "data": {"train": [{"path": data}], "max_tokens": MAX_TOKENS},
-        "learner": {"threads": THREADS, "max_tokens_per_microbatch": 1024},
+        "learner": {
+            "threads": THREADS,
+            "max_tokens_per_microbatch": 1024,
+            "learning_rate": 2e-5,  # of both: the losses can be compared
+        },
         "checkpoint": {"every_steps": 1000},
     }
     (folder / "run.yaml").write_text(json.dumps(config))

@@ -80,7 +80,7 @@ def _status(report: check.Report) -> int:
     if report.ok:
         return 0
     of_rows = (
-        re.match(rf"{re.escape(file.path)}:\d+: ", problem)
+        re.match(rf"{re.escape(file.path)}:\d+(#\d+)?: ", problem)
         for file in report.files
         for problem in file.problems
     )

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from medgpt_ray.config.schema import QLoRA
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.models.errors import ModelError
-from medgpt_ray.models.export import open_to_others
+from medgpt_ray.models.export import open_to_others, save_generation_config
 from medgpt_ray.models.gguf import check_gguf, find_converter, write_gguf
-from medgpt_ray.models.load import generation_config, open_directory, resolve_model, turn_ends
+from medgpt_ray.models.load import open_directory, resolve_model
 from medgpt_ray.models.measure import SPEED_TOKENS, perplexity, size_bytes, tokens_per_second
 from medgpt_ray.models.merge import (
     Source,
@@ -180,10 +180,12 @@ def _convert(source: Source, whole: Path, final: Path, dtype: str, bits: int | N
     options = quantisation(QLoRA(bits=bits), kind) if bits else {}  # type: ignore[arg-type]
     network = _open(source, whole, dtype=kind, **options)
     tokenizer = AutoTokenizer.from_pretrained(whole)
-    if network.can_generate():
-        network.generation_config = generation_config(whole)
-        network.generation_config.eos_token_id = turn_ends(tokenizer, network.generation_config)
+    generates = network.can_generate()
+    if generates:
+        network.generation_config = GenerationConfig()  # written below
     network.save_pretrained(final)  # before any forward pass, which repacks 4-bit weights on CPU
+    if generates:
+        save_generation_config(whole, tokenizer, final)
     open_to_others(final)
     tokenizer.save_pretrained(final)
     again = _open(source, final)

@@ -34,7 +34,7 @@ from medgpt_ray.data.rows import DataError
 from medgpt_ray.interrupt import Interrupted, interruptible, noted
 from medgpt_ray.models.deepspeed import backend
 from medgpt_ray.models.load import on_this_machine, open_tokenizer
-from medgpt_ray.tracking.checkpoints import Checkpoints, read_state
+from medgpt_ray.tracking.checkpoints import Checkpoints, published, read_state
 from medgpt_ray.tracking.console import Console
 from medgpt_ray.tracking.metrics import MetricsLog
 from medgpt_ray.tracking.report import write_report
@@ -295,12 +295,12 @@ class Session:
         self.console.step(step, metrics)
 
     def finish(self) -> None:
-        """The model of the last checkpoint, and the report."""
-        latest = Checkpoints(self.run.checkpoints).latest()
-        assert latest is not None
-        self.run.publish_model(latest)
+        """The model of the last checkpoint or of the best, and the report."""
+        checkpoint = published(self.run)
+        assert checkpoint is not None
+        self.run.publish_model(checkpoint)
         report = write_report(self.run)
-        self.console.notice(f"model: {self.run.model}\nreport: {report}")
+        self.console.notice(f"model: {self.run.model}, of {checkpoint.name}\nreport: {report}")
 
     def _close_log(self) -> None:
         if self.log is not None:

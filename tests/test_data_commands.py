@@ -70,6 +70,8 @@ def test_good_rows_and_unreadable_files_have_a_status_of_their_own(
     assert cells(total)[:2] == ["total", "1"]
     assert validate(data(good), "dpo", None) == 2
     assert validate(data(write(tmp_path / "odd.jsonl", {"body": 1})), None, None) == 1
+    (tmp_path / "one.json").write_text(f"[{json.dumps(qa('Dose?'))}, {json.dumps(qa('Why?', ''))}]")
+    assert validate(data(f"{tmp_path}/one.json"), None, None) == 1  # a list on one line
 
 
 def test_columns_of_other_names_are_read(tiny_model: Path, tmp_path: Path, capsys: Any) -> None:

@@ -49,6 +49,8 @@ class ModelFacts:
     """Elements of the largest single tensor, mostly the embedding."""
     linear: Mapping[str, tuple[int, int]] = field(hash=False)
     """Module name -> (outputs, inputs) of each linear layer; the output head is none of them."""
+    tensors: Mapping[str, int] = field(hash=False)
+    """Name -> elements."""
     hidden: int
     intermediate: int
     layers: int
@@ -68,6 +70,7 @@ class ModelFacts:
         return cls(
             parameters=sum(sizes.values()),
             largest_tensor=max(sizes.values()),
+            tensors=sizes,
             linear={
                 name.removesuffix(".weight"): (shape[0], shape[1])
                 for name, shape in shapes.items()
@@ -83,7 +86,8 @@ class ModelFacts:
         )
 
     def adapter_parameters(self, adaptation: LoRA) -> int:
-        """Weights of the adapters: rank x (inputs + outputs) of each adapted layer."""
+        """Weights that are trained: rank x (inputs + outputs) of each adapted layer, and all of
+        the modules that are trained whole."""
         targets = adaptation.target_modules
         if isinstance(targets, list):
             for target in targets:
@@ -93,7 +97,12 @@ class ModelFacts:
                         f"model.adaptation.target_modules: {target!r} names no linear layer of the "
                         f"model, which has {known}"
                     )
-        return sum(
+        whole = sum(
+            size
+            for name, size in self.tensors.items()
+            if _is_target(name.rpartition(".")[0], adaptation.modules_to_save)
+        )
+        return whole + sum(
             adaptation.rank * (outputs + inputs)
             for name, (outputs, inputs) in self.linear.items()
             if isinstance(targets, str) or _is_target(name, targets)

@@ -117,12 +117,15 @@ def sequences_of(examples: Seq[Example]) -> list[Sequence]:
     return made
 
 
-def mismatched(sequences: Seq[Sequence]) -> list[Sequence]:
-    """Each prompt with the answer of the next example: what KTO's baseline is measured on."""
-    return [
-        Sequence(one.prompt_ids, other.completion_ids, {"trained": other.fields["trained"]})
-        for one, other in zip(sequences, [*sequences[1:], sequences[0]], strict=True)
-    ]
+def mismatched(sequences: Seq[Sequence], max_tokens: int) -> list[Sequence]:
+    """Each prompt with the answer of the next example, cut where both are longer than `max_tokens`:
+    what KTO's baseline is measured on. A batch of one has no such answer."""
+    crossed = []
+    for one, other in zip(sequences, [*sequences[1:], sequences[0]], strict=True):
+        room = max_tokens - len(one.prompt_ids)
+        trained = other.fields["trained"][:room]
+        crossed.append(Sequence(one.prompt_ids, other.completion_ids[:room], {"trained": trained}))
+    return crossed if len(sequences) > 1 else []
 
 
 def baseline(policy: Seq[np.ndarray], reference: Seq[np.ndarray], batch: Seq[Sequence]) -> Any:

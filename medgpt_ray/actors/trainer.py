@@ -9,6 +9,7 @@ the driver through the monitor.
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import AutoTokenizer
 from medgpt_ray.actors.logs import log_to
 from medgpt_ray.actors.stages import STAGES, Sums, baseline, mismatched, sequences_of
 from medgpt_ray.actors.wait import RunFailed
+from medgpt_ray.config.schema import Full
 from medgpt_ray.config.supervised import SimPo, SupervisedModel, SupervisedRun
 from medgpt_ray.data.examples import Example, Recipe
 from medgpt_ray.data.rejects import Rejects
@@ -47,6 +49,10 @@ RETRIED = (RuntimeError, ray.exceptions.RayError)
 """What torch.distributed and Ray raise where somebody else died; other errors come again."""
 EARS_S = 60.0
 """The longest that the monitor may take to answer."""
+ALIVE_S = 10.0
+"""Between two signs of life in a long phase."""
+KEEP_S = 60.0
+"""Between two times that reference log-probs are put on the disk."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def train_worker(job: Job) -> None:
         worker.run()
     except RETRIED as error:
         # A peer or a node may have died: Ray Train starts the group again.
-        if isinstance(error, ray.exceptions.RayTaskError):
+        if isinstance(error, ray.exceptions.RayTaskError | torch.OutOfMemoryError):
             _fatal(job, rank, error)
         else:
             raise
@@ -115,6 +121,8 @@ class TrainWorker:
         if section.neftune_alpha:
             neftune.install(module, section.neftune_alpha)
         self.learner = Learner(module, section, self.config.learner, self.config.seed, unit)
+        self.heard = time.monotonic()
+        """When the driver was told something last."""
         self.tell("notice", f"attention: {attention_in_use(module.network)}, dtype {section.dtype}")
         self.run_directory = RunDirectory(job.output_dir)
         self.tokenizer = AutoTokenizer.from_pretrained(job.recipe.tokenizer)
@@ -137,7 +145,7 @@ class TrainWorker:
         if self.step == 0:
             self._validate()
         began = time.monotonic()
-        for turn in self._turns():
+        for turn in [Turn(stop="done")] if self._no_better() else self._turns():
             if turn.stop:
                 break
             waited = time.monotonic() - began
@@ -170,6 +178,7 @@ class TrainWorker:
         """From rank 0 to the driver; True when it wants the run to stop."""
         if self.rank:
             return False
+        self.heard = time.monotonic()
         return bool(ray.get(self.job.monitor.record.remote((name, what)), timeout=EARS_S))
 
     def _turns(self) -> Iterator[Turn]:
@@ -205,17 +214,20 @@ class TrainWorker:
                 for sequence, value in zip(sequences, values, strict=True)
             ]
         if self.stage.baseline:
-            crossed = mismatched(sequences)
-            z0 = baseline(self.learner.log_probs(crossed), self.reference(crossed), crossed)
+            crossed = mismatched(sequences, self.config.data.max_tokens)
+            z0 = torch.zeros(())
+            if crossed:
+                policy = self.learner.log_probs(crossed)
+                z0 = baseline(policy, self.reference(crossed), crossed)
         return self.stage.loss(section, sequences, z0), sequences
 
     def _validate(self) -> None:
         """Measure the validation rows, unless that was done after this very step."""
         if not self.validation or self.validated == self.step:
             return
-        self.tell("phase", "validation")
-        loss, sequences = self._objective(self.validation)
-        metrics = self.stage.means(self.learner.measure(sequences, loss))
+        with self._long("validation"):
+            loss, sequences = self._objective(self.validation)
+            metrics = self.stage.means(self.learner.measure(sequences, loss))
         self.validated = self.step
         if self.best is None or metrics["loss"] < self.best[0]:
             self.best, self.worse = (metrics["loss"], self.step), 0
@@ -223,6 +235,18 @@ class TrainWorker:
             self.worse += 1
         named = {f"validation/{name}": value for name, value in metrics.items()}
         self.tell("validation", (self.step, named))
+
+    @contextmanager
+    def _long(self, phase: str) -> Iterator[None]:
+        """A phase that may take longer than a step: the driver hears of it while it goes on."""
+        self.tell("phase", phase)
+        self.learner.pulse = self._alive
+        yield
+        self.learner.pulse = None
+
+    def _alive(self) -> None:
+        if time.monotonic() - self.heard > ALIVE_S:
+            self.tell("alive", None)
 
     def _is_best(self) -> bool:
         keep = self.config.checkpoint.keep_best
@@ -254,6 +278,14 @@ class TrainWorker:
         if self.step in self.checkpoints.complete():
             return
         self.tell("phase", "checkpoint")
+        try:
+            self._save()
+        except RuntimeError as error:  # torch's writers do not say that the disk is full
+            if reason := self.checkpoints.why_no_room():
+                raise OSError(f"checkpoint of step {self.step}: {error}{reason}") from error
+            raise
+
+    def _save(self) -> None:
         if self.rank == 0:
             self.checkpoints.begin(self.step)
         dist.barrier()
@@ -315,13 +347,14 @@ class TrainWorker:
             return None
         path = self.config.reference.path
         model = self.config.model
-        section = model.model_copy(update={"path": path, "adapter": None}) if path else model
+        plain = {"path": path, "adapter": None, "adaptation": Full()}
+        section = model.model_copy(update=plain) if path else model
         if self.config.reference.precompute:
             return self._precomputed(section).log_probs
         return self._scorer(section)
 
     def _scorer(self, section: SupervisedModel) -> Callable[[list[Sequence]], list[np.ndarray]]:
-        if self.learner.adapted and section.path == self.config.model.path:
+        if self.learner.adapted and section == self.config.model:
             return lambda sequences: self.learner.log_probs(sequences, adapter=False)
         frozen = Policy(load_frozen(section), 1.0, "hit").to(self.learner.device)
         return lambda sequences: self.learner.score(frozen, sequences)
@@ -332,23 +365,31 @@ class TrainWorker:
         Every rank keeps them: two numbers a sequence.
         """
         cache = ReferenceCache(section)
+        box = [cache.sums]  # the disk of rank 0 is the one that counts
+        dist.broadcast_object_list(box, src=0)
+        (cache.sums,) = box
         plain = [source.model_copy(update={"weight": 1.0}) for source in self.config.data.train]
         data = self.config.data.model_copy(update={"train": plain})
         recipe = replace(self.job.recipe, data=data)
         self.stream = self._stream(recipe, epochs=1.0) if self.rank == 0 else None
         score: Any = None
-        scored = 0
-        self.tell("phase", "reference log-probs of all rows")
-        for turn in chain([Turn(sequences_of(self.job.validation))], self._turns()):
-            if turn.stop:
-                break
-            missing = self.share(Turn(cache.missing(turn.sequences, self.learner.unit))).sequences
-            if missing:
-                score = score or self._scorer(section)
-                cache.add(missing, score(missing))
-            scored += len(missing)
-            self.tell("phase", f"reference log-probs: {scored} sequences scored")
-        if scored and self.rank == 0:
+        fresh, kept = 0, time.monotonic()
+        with self._long("reference log-probs of all rows"):
+            for turn in chain([Turn(sequences_of(self.job.validation))], self._turns()):
+                if turn.stop:
+                    break
+                missing = cache.missing(turn.sequences, self.learner.unit)
+                missing = self.share(Turn(missing)).sequences
+                if missing:
+                    score = score or self._scorer(section)
+                    cache.add(missing, score(missing))
+                    fresh += len(missing)
+                if fresh and self.rank == 0 and time.monotonic() - kept > KEEP_S:
+                    self.tell("notice", f"reference log-probs: {len(cache.sums)} sequences so far")
+                    cache.save()
+                    fresh, kept = 0, time.monotonic()
+                self._alive()
+        if fresh and self.rank == 0:
             cache.save()
         return cache
 

@@ -166,6 +166,14 @@ def _data_section(
         if not column:
             print(f"--columns: {name} has no name in the file: {name}=NAME", file=sys.stderr)
             raise typer.Exit(2)
-    names = {name: column for name, _, column in pairs}
+    names: dict[str, str | list[str]] = {}
+    for name, _, column in pairs:
+        if name == "unused":
+            names[name] = [*names.get(name, []), column]
+        elif name in names:
+            print(f"--columns: {name} is given twice: keep one", file=sys.stderr)
+            raise typer.Exit(2)
+        else:
+            names[name] = column
     train = [Source(path=path, format=format, columns=names) for path in paths]
     return SupervisedData(train=train, **options)

@@ -53,24 +53,27 @@ COLUMNS = (
     "thoughts",
     "unused",
 )
-"""What formats call their columns, a name each."""
+"""What formats call their columns, a name each; of `unused` there may be a list."""
 
 
-def _known_columns(columns: dict[str, str]) -> dict[str, str]:
+def _known_columns(columns: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
     if unknown := [name for name in columns if name not in COLUMNS]:
         raise ValueError(f"{', '.join(unknown)}: none of the columns {', '.join(COLUMNS)}")
+    for name, column in columns.items():
+        if not isinstance(column, str) and name != "unused":
+            raise ValueError(f"{name}: a list of columns, only unused may have several")
     return columns
 
 
-Columns = Annotated[dict[str, str], AfterValidator(_known_columns)]
+Columns = Annotated[dict[str, str | list[str]], AfterValidator(_known_columns)]
 
 
 class Source(Section):
     """One data set of a mixture."""
 
     path: str
-    """File, directory, glob, or `hf:NAME` or `hf:NAME:SPLIT` for a Hugging Face data set. JSON,
-    JSONL, Parquet and txt, the first two and txt also as .gz and .zst."""
+    """File, directory, glob, or `hf:NAME`, `hf:NAME:SPLIT` or `hf:NAME@CONFIG:SPLIT` for a Hugging
+    Face data set. JSON, JSONL, Parquet and txt, the first two and txt also as .gz and .zst."""
     format: Format = "auto"
     """auto: found out from the first row of each file, and the stage."""
     columns: Columns = Field(default={})
@@ -86,23 +89,27 @@ class Validation(Section):
     """Share of the training rows held out, by a seeded hash of their content."""
     path: str | None = None
     """Rows of their own, in place of a share; rows that are trained on as well are refused."""
+    format: Format = "auto"
     columns: Columns = Field(default={})
-    """As `columns` of `train`, for the rows of `path`."""
+    """As those of `train`, for the rows of `path`."""
     max_rows: Positive = 500
     every_steps: NonNegative = 0
     """0: only before the first and after the last step."""
     patience: NonNegative = 0
-    """Stop after so many validations in a row without a better loss; 0: never."""
+    """Stop after so many validations in a row without a better loss, and publish the model of the
+    best; 0: never."""
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.share and self.path:
             raise ValueError("share and path are two ways to the same: keep one")
-        if self.columns and not self.path:
-            raise ValueError("columns are those of path: set it")
+        if (self.columns or self.format != "auto") and not self.path:
+            raise ValueError("format and columns are those of path: set it")
         for key in ("every_steps", "patience"):
             if getattr(self, key) and not (self.share or self.path):
                 raise ValueError(f"{key} needs validation rows: set share or path")
+        if self.patience and not self.every_steps:
+            raise ValueError("patience needs every_steps: it counts the validations in between")
         return self
 
 
@@ -341,7 +348,12 @@ class KtoRun(SupervisedRun):
     learner: PreferenceLearner = PreferenceLearner()
 
     @model_validator(mode="after")
-    def _nothing_to_precompute(self) -> Self:
+    def _as_kto_needs_it(self) -> Self:
+        if self.examples_per_step == 1:
+            raise ValueError(
+                "examples_per_step: KTO measures its baseline on the answers of the other examples "
+                "of a step: raise it to 2 or more"
+            )
         if self.reference.precompute:
             raise ValueError(
                 "reference.precompute: KTO scores each prompt with another example's answer, which "

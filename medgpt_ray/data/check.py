@@ -1,11 +1,11 @@
 """What is in data files and what is wrong with them: rows, duplicates, lengths."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from medgpt_ray.data.files import DataFile, find
-from medgpt_ray.data.formats import FORMATS, check_stage, for_stage, parse, reading_of
+from medgpt_ray.data.formats import FORMATS, Columns, check_stage, for_stage, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash, texts
 from medgpt_ray.data.segments import read, segments
 from medgpt_ray.types import Row
@@ -69,7 +69,7 @@ def validate(
     stage: str | None,
     format: str = "auto",
     lengths: Callable[[Row], int] | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
 ) -> Report:
     """Read every row of `paths` as `stage` would (None: whatever each file holds).
 
@@ -97,7 +97,7 @@ def _check_file(
     file: DataFile,
     stage: str | None,
     format: str,
-    columns: Mapping[str, str],
+    columns: Columns,
     lengths: Callable[[Row], int] | None,
     report: Report,
     seen: "_Seen",

@@ -24,18 +24,19 @@ def check_control(
 ) -> None:
     """Raises `BadRow` where a message, one of its calls, or a tool holds one of these tokens."""
     for number, message in enumerate(messages, start=1):
-        _check(control, message["content"], "messages", f"the text of message {number}")
+        check_control_text(control, message["content"], "messages", f"the text of message {number}")
         if calls := message.get("tool_calls"):
-            _check(control, _text(calls), "messages", f"a call of message {number}")
+            check_control_text(control, _text(calls), "messages", f"a call of message {number}")
     if tools:
-        _check(control, _text(tools), "tools", "a tool")
+        check_control_text(control, _text(tools), "tools", "a tool")
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _check(control: Sequence[str], text: str, field: str, what: str) -> None:
+def check_control_text(control: Sequence[str], text: str, field: str, what: str) -> None:
+    """Raises `BadRow` of `field` where `text`, which is `what`, holds one of these tokens."""
     for token in control:
         if token in text:
             raise BadRow(

@@ -3,7 +3,7 @@ gets lost: a row that the target cannot express is an error, and then no file is
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from medgpt_ray.data.check import PROBLEMS_KEPT
 from medgpt_ray.data.files import DataFile, data_file, find, one_split
-from medgpt_ray.data.formats import FORMATS, WORDS, as_labelled, parse, reading_of
+from medgpt_ray.data.formats import FORMATS, WORDS, Columns, as_labelled, parse, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.data.segments import BATCH_ROWS, read, segments
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
@@ -44,7 +44,11 @@ _SHAREGPT = pa.list_(pa.struct({"from": pa.string(), "value": pa.string()}))
 _FUNCTION = pa.struct({"name": pa.string(), "arguments": pa.string()})
 _CALL = pa.struct({"id": pa.string(), "type": pa.string(), "function": _FUNCTION})
 _TURN = {"role": pa.string(), "content": pa.string()}
-_OPENAI = pa.list_(pa.struct(_TURN | {"tool_calls": pa.list_(_CALL), "tool_call_id": pa.string()}))
+_OPENAI = pa.list_(
+    pa.struct(
+        _TURN | {"tool_calls": pa.list_(_CALL), "tool_call_id": pa.string(), "name": pa.string()}
+    )
+)
 _TYPES = {
     "conversations": _SHAREGPT,
     **dict.fromkeys(("messages", "prompt", "completion", "chosen", "rejected"), _OPENAI),
@@ -61,7 +65,7 @@ def convert(
     output: str,
     to: str,
     format: str = "auto",
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
 ) -> int:
     """Write the rows of `paths` to `output` in the format `to`; returns how many were written.
 
@@ -101,7 +105,7 @@ def convert(
 
 
 def _rows(
-    files: Sequence[DataFile], format: str, columns: Mapping[str, str], problems: list[str]
+    files: Sequence[DataFile], format: str, columns: Columns, problems: list[str]
 ) -> Iterator[tuple[str, Row]]:
     """Good rows with their `file:line`; what is wrong with others goes into `problems`."""
     for file in files:

@@ -23,6 +23,7 @@ SUFFIXES: dict[str, Kind] = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
     ".txt": "txt",
 }
 TABLES = (".csv", ".tsv", ".xlsx", ".arrow", ".feather")
@@ -30,11 +31,12 @@ ARCHIVES = (".xz", ".bz2", ".lz4", ".zip")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 KNOWN = ".json, .jsonl (or .ndjson), .txt (each also with .gz or .zst) and .parquet"
 SPLITS = re.compile(
-    r"(?:^|.*[-_.])(?P<split>train(?:ing)?|test|validation|valid|val|dev|eval(?:uation)?)"
-    r"(?:[-_.]?(?:set|split|data|\d+(?:[-_]of[-_]\d+)?))*(?:\.[a-z.]+)?",
+    r"(?:^|[-_.\s])(?P<split>train(?:ing)?|test|validation|valid|val|dev|eval(?:uation)?)"
+    r"(?:set|split|data|\d+)*(?=[-_.\s]|$)",
     re.IGNORECASE,
 )
-"""Names of files and folders of one split: train.jsonl, medqa_test.json, train-00000-of-00001."""
+"""A word in the names of files and folders of one split: train.jsonl, medqa_test.json,
+valid_zh_0.json, train-00000-of-00001."""
 NO_DATA = re.compile(
     r"(?:readme|licen[cs]e|notice|changelog|requirements|citation)(?:\.txt)?"
     r"|(?:dataset_infos?|dataset_dict)\.json",
@@ -117,7 +119,7 @@ def one_split(path: str, files: Iterable[DataFile]) -> None:
     found: dict[str, str] = {}
     for file in files:
         parts = Path(os.path.relpath(file.path, os.path.expanduser(path).partition("*")[0])).parts
-        named = (SPLITS.fullmatch(part) for part in parts)
+        named = (SPLITS.search(part) for part in parts)
         if split := next((match["split"] for match in named if match), None):
             kind = "train" if split.lower().startswith("train") else split.lower()
             found.setdefault(kind, file.path)
@@ -131,9 +133,10 @@ def one_split(path: str, files: Iterable[DataFile]) -> None:
 def _is_other_data(path: Path) -> bool:
     """A table of another kind, or rows in an archive of another kind."""
     *_, inner, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    tables = (*TABLES, ".parquet")
     if last in ARCHIVES:
-        return inner in SUFFIXES or inner in TABLES
-    return last in TABLES or (last in COMPRESSIONS and inner in TABLES)
+        return inner in SUFFIXES or inner in tables
+    return last in TABLES or (last in COMPRESSIONS and inner in tables)
 
 
 def _fail(error: OSError) -> None:

@@ -12,25 +12,36 @@ if TYPE_CHECKING:
 
 
 def split_of(path: str) -> str:
-    """`hf:NAME` is its train split, or the only one that it has."""
-    name, _, split = path.removeprefix("hf:").partition(":")
+    """`hf:NAME` is its train split, or the only one that it has; `hf:NAME@CONFIG` the same of one
+    of its configurations."""
+    whole, _, split = path.removeprefix("hf:").partition(":")
+    name, _, config = whole.partition("@")
     if not name:
-        raise DataError([f"{path}: expected hf:NAME or hf:NAME:SPLIT"])
-    if not split:
-        with _hub_faults(path) as datasets:
-            splits = datasets.get_dataset_split_names(name)
-        if "train" not in splits and len(splits) > 1:
-            raise DataError([f"{path}: has the splits {', '.join(splits)}: add one as {path}:NAME"])
-        split = "train" if "train" in splits else splits[0]
-    return f"hf:{name}:{split}"
+        raise DataError([f"{path}: expected hf:NAME, hf:NAME:SPLIT or hf:NAME@CONFIG:SPLIT"])
+    with _hub_faults(path) as datasets:
+        if not config:
+            configs = datasets.get_dataset_config_names(name)
+            if len(configs) > 1 and "default" not in configs:
+                raise DataError(
+                    [f"{path}: has the configurations {', '.join(configs)}: hf:{name}@{configs[0]}"]
+                )
+        if not split:
+            splits = datasets.get_dataset_split_names(name, config or None)
+            if "train" not in splits and len(splits) > 1:
+                raise DataError(
+                    [f"{path}: has the splits {', '.join(splits)}: add one as {path}:NAME"]
+                )
+            split = "train" if "train" in splits else splits[0]
+    return f"hf:{whole}:{split}"
 
 
 @functools.lru_cache(maxsize=4)
 def load(path: str) -> "Dataset":
-    """The split that `hf:NAME:SPLIT` is."""
-    name, _, split = path.removeprefix("hf:").partition(":")
+    """The split that `hf:NAME:SPLIT` or `hf:NAME@CONFIG:SPLIT` is."""
+    whole, _, split = path.removeprefix("hf:").partition(":")
+    name, _, config = whole.partition("@")
     with _hub_faults(path) as datasets:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, config or None, split=split)
 
 
 @contextmanager
@@ -40,5 +51,7 @@ def _hub_faults(path: str) -> Iterator[Any]:
 
     try:
         yield datasets
+    except DataError:
+        raise
     except (OSError, ValueError, DatasetsError) as error:
         raise DataError([f"{path}: cannot be loaded: {' '.join(str(error).split())}"]) from None

@@ -44,6 +44,8 @@ class OpenData:
     validation: list[Example]
     left_out: int = 0
     """Validation rows that the template cannot show."""
+    dropped: int = 0
+    """Validation rows that `data.max_tokens` has no room for."""
 
     def described(self) -> Iterator[str]:
         """A line for each source, and one for the validation rows."""
@@ -56,6 +58,8 @@ class OpenData:
             )
         if self.validation:
             left_out = f", {_count(self.left_out, 'bad row')} left out" if self.left_out else ""
+            if self.dropped:
+                left_out += f", {_count(self.dropped, 'row')} too long for data.max_tokens"
             yield f"validation: {_count(len(self.validation), 'example')}{left_out}"
 
 
@@ -81,8 +85,10 @@ def find_data(config: SupervisedRun) -> DataFiles:
     """Find, detect, count. Raises `DataError` with the problems of all sources."""
     problems: list[str] = []
     found: list[SourceFiles] = []
-    own, columns = config.data.validation.path, config.data.validation.columns
-    for source in [*config.data.train, *([Source(path=own, columns=columns)] if own else [])]:
+    validation = config.data.validation
+    own = validation.path
+    named = {"format": validation.format, "columns": validation.columns}
+    for source in [*config.data.train, *([Source(path=own, **named)] if own else [])]:
         try:
             found.append(open_source(source, config.stage))
         except DataError as error:
@@ -135,10 +141,17 @@ def open_data(config: SupervisedRun, files: DataFiles, tokenizer: str) -> OpenDa
     )
     measured = min(len(rows), config.data.validation.max_rows)
     drawn = sorted(random.Random(f"{config.seed}/validation").sample(range(len(rows)), measured))
-    examples, bad = _examples([rows[number] for number in drawn], recipe)
+    examples, bad, dropped = _examples([rows[number] for number in drawn], recipe)
     if bad and config.data.on_bad_row == "error":
         raise DataError(bad)
-    return OpenData(recipe, files.train, examples, len(bad))
+    if rows and not examples:
+        raise DataError(
+            [
+                f"data.validation: none of {_count(len(drawn), 'row')} can be measured: "
+                f"{dropped} too long for data.max_tokens ({config.data.max_tokens}), {len(bad)} bad"
+            ]
+        )
+    return OpenData(recipe, files.train, examples, len(bad), dropped)
 
 
 def _validation(recipe: Recipe, files: DataFiles) -> list[tuple[Row, str]]:
@@ -182,10 +195,11 @@ def _works(source: SourceFiles) -> list[Work]:
     return [Work(segment, reading, 0, 0, 1.0) for segment, reading in source.segments]
 
 
-def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> tuple[list[Example], list[str]]:
-    """Those of the rows, and what is wrong with the rows that the template cannot show."""
+def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> tuple[list[Example], list[str], int]:
+    """Those of the rows, what is wrong with the rows that the template cannot show, and how many
+    are too long."""
     renderer = renderer_of(recipe.tokenizer, recipe.data)
-    made, bad = [], []
+    made, bad, dropped = [], [], 0
     for row, place in rows:
         try:
             tokens = render(row, renderer)
@@ -193,6 +207,7 @@ def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> tuple[list[Example
             bad.append(f"{place}: {error}")
             continue
         if isinstance(tokens, Dropped):
+            dropped += 1
             continue
         sequences = [(np.array(one.ids, dtype=np.int32), np.array(one.trained)) for one in tokens]
         value, size = value_of(row), 2 if recipe.paired else 1
@@ -201,4 +216,4 @@ def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> tuple[list[Example
             Example(place, tuple(sequences[at : at + size]), number)
             for at in range(0, len(sequences), size)
         ]
-    return made, bad
+    return made, bad, dropped

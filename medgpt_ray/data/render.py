@@ -27,7 +27,7 @@ from jinja2 import TemplateError
 from rich.text import Text
 
 from medgpt_ray.config.supervised import SupervisedData
-from medgpt_ray.data.control import check_control, control_tokens
+from medgpt_ray.data.control import check_control, check_control_text, control_tokens
 from medgpt_ray.data.rows import BadRow
 from medgpt_ray.data.templates import TEMPLATES, adds_bos, apply, stop_id, stop_text
 from medgpt_ray.types import (
@@ -97,6 +97,7 @@ class Renderer:
         Each piece begins with the last token of the one before, so every token but the first is
         learned once.
         """
+        check_control_text(self._control, row.text, "text", "the text")
         eos = self._tokenizer.eos_token_id
         if eos is None:
             raise ValueError(f"{self._tokenizer.name_or_path}: the tokenizer has no eos_token")
@@ -232,7 +233,7 @@ class Renderer:
                         "messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}"
                     )
             if role == "tool" and content:
-                other = {"role": role, "content": MARK}
+                other = {**message, "content": MARK}
                 if self._is_same(text, _with(messages, number, other), tools):
                     what = f"message {number}, a tool's answer"
                     raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")

@@ -17,7 +17,7 @@ from medgpt_ray.types import Conversation, Document, Message, Preference, Row
 PROBLEMS_SHOWN = 20
 HASH_BYTES = 16
 OPTIONS = re.compile(
-    r"options?|choices|op[a-h]|(?:option|choice|ending)_?(?:[a-h]|\d)|endings",
+    r"options?|(?:answer_)?choices|answer_options|op[a-h]|(?:option|choice|ending)_?(?:[a-h]|\d)|endings",
     re.IGNORECASE,
 )
 """Columns with the options of a multiple-choice question; so are A, B, C, ..."""
@@ -125,8 +125,9 @@ def check_options(row: dict[str, Any], question: str, answer: Any) -> None:
     """Raises `BadRow` where the answer is the label of an option, and no option stands in the
     question: it would be a guess."""
     names = [name for name in row if OPTIONS.fullmatch(name)]
-    if isinstance(row.get("A"), str) and isinstance(row.get("B"), str):
-        names += [name for name in row if name in tuple("ABCDEFGH")]
+    for letters in ("ABCDEFGH", "abcdefgh"):
+        if isinstance(row.get(letters[0]), str) and isinstance(row.get(letters[1]), str):
+            names += [name for name in row if name in tuple(letters)]
     answers = answer if isinstance(answer, list) else [answer]
     texts = {_plain(text) for name in names for text in _texts_in(row[name])}
     if texts and all(_plain(str(number_as_text(one))) in texts for one in answers):
@@ -173,8 +174,10 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(item)
     elif isinstance(value, str):
         yield from (value, *value.splitlines())
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, float):
         yield f"{value:g}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield str(value)
 
 
 def _stands_in(text: str, question: str) -> bool:
@@ -212,6 +215,8 @@ def _check_characters(value: str, field: str) -> None:
     if _HALF_PAIR.search(value):
         reason = "holds half of a surrogate pair, which is no character: write it whole"
         raise BadRow(field, reason)
+    if "\0" in value:
+        raise BadRow(field, "holds a NUL character: is the file UTF-16? Convert it to UTF-8")
 
 
 def kind(value: Any) -> str:
@@ -232,8 +237,20 @@ def kind(value: Any) -> str:
 def content_hash(row: Row) -> bytes:
     """[16] equal for rows that are equal in everything that is trained on or conditioned on."""
     values = {field.name: getattr(row, field.name) for field in fields(row)}
+    for name, value in values.items():
+        if name in ("messages", "prompt", "chosen", "rejected", "completion"):
+            values[name] = [without_ids(message) for message in value]
     canonical = _json([type(row).__name__, values])
     return blake2b(canonical.encode(), digest_size=HASH_BYTES).digest()
+
+
+def without_ids(message: Message) -> Message:
+    """The message without the ids of its calls, which mean nothing."""
+    bare = {name: value for name, value in message.items() if name != "tool_call_id"}
+    if "tool_calls" in bare:
+        calls = bare["tool_calls"]
+        bare["tool_calls"] = [{k: v for k, v in call.items() if k != "id"} for call in calls]
+    return bare
 
 
 def near_hash(row: Row) -> bytes:
@@ -257,7 +274,7 @@ def texts(row: Row) -> Iterator[str]:
     for message in messages:
         yield message["content"]
         if "tool_calls" in message:
-            yield _json(message["tool_calls"])
+            yield _json(without_ids(message)["tool_calls"])
 
 
 def _json(value: Any) -> str:

@@ -62,6 +62,10 @@ class Window:
     last: bool = False
     """The epoch ends with it."""
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        return self.epoch, self.work, self.row
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -164,6 +168,8 @@ class Stream:
     def _examples(self) -> Iterator[Example]:
         """Examples from the cursor on, which each one moves behind itself."""
         for window in self._windows():
+            if window.place != self._window.place:
+                self._taken = 0
             self._window = window
             random.Random(f"{self.recipe.seed}/{window.epoch}/{window.work}/{window.row}").shuffle(
                 window.examples
@@ -174,7 +180,7 @@ class Stream:
                     return
                 self._taken, self.progress = self._taken + 1, progress
                 yield window.examples[self._taken - 1]
-            self._taken, self.progress = 0, self._progress(window, 1.0)
+            self.progress = self._progress(window, 1.0)
             if window.last and not any(counts.examples for counts in self.counts):
                 raise DataError([self._nothing_left()])
 

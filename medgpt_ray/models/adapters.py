@@ -1,5 +1,6 @@
 """LoRA and its relatives on frozen weights, by PEFT: put on, written, and opened again."""
 
+import json
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,30 @@ def _embeddings(network: Any) -> dict[str, nn.Module]:
     return {paths[module]: module for module in modules}
 
 
+def base_of(directory: Path) -> tuple[str, Path | None]:
+    """The model that an adapter was trained on ("" where it does not say), and the adapter that was
+    merged into it before, which the written one names as its base."""
+    settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path") or ""
+    if base and (Path(base) / "adapter_config.json").is_file():
+        return base_of(Path(base))[0], Path(base)
+    return base, None
+
+
+def merge_adapter(network: Any, directory: Path, model: Path) -> Any:
+    """An HF model with a written adapter merged into it, and before that the one which that was
+    trained on. `model` is the directory of the network; `ModelError` where it is another one."""
+    base, before = base_of(directory)
+    if before is not None:
+        if Path(base).is_dir() and Path(base).resolve() != model.resolve():
+            raise ModelError(
+                f"{directory}: was trained on the adapter {before} on {base}: set model.path to "
+                f"that, not to {model}"
+            )
+        network = merge_adapter(network, before, model)
+    return open_adapter(network, directory).merge_and_unload()
+
+
 def open_adapter(network: Any, directory: Path) -> Any:
     """Put a written adapter on an HF model, frozen; ModelError where it belongs to another one."""
     from peft import PeftConfig, PeftModel
@@ -139,9 +164,16 @@ def open_adapter(network: Any, directory: Path) -> Any:
     if any(max(ids) >= vocabulary for ids in rows.values()):
         raise ModelError(
             f"{directory}: an adapter that does not fit the base: it has tokens that are not among "
-            f"the {vocabulary} of {network.config.name_or_path}: resize its embeddings first"
+            f"the {vocabulary} of {network.config.name_or_path}: name the merged model in its "
+            "place (model/ beside adapter/ in a checkpoint)"
         )
     return PeftModel.from_pretrained(network, directory)
+
+
+def holds_head(directory: Path) -> bool:
+    """Whether the adapter is a reward model's, which has the whole score head in it."""
+    with safe_open(directory / "adapter_model.safetensors", "pt") as file:
+        return any(name.endswith("score.weight") for name in file.keys())  # noqa: SIM118
 
 
 def _fits(modules: dict[str, nn.Module], path: str, shape: tuple[int, ...]) -> bool:

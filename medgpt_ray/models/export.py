@@ -44,10 +44,7 @@ def save_model(
     tokenizer = _tokenizer(policy, model, tokenizer)
     tokenizer.save_pretrained(directory)
     if network.can_generate():
-        generation = generation_config(resolve_model(model.path))
-        # Engines stop where this says: a template of the run's may end turns in its own way.
-        generation.eos_token_id = turn_ends(tokenizer, generation)
-        generation.save_pretrained(directory)
+        save_generation_config(resolve_model(model.path), tokenizer, directory)
 
 
 def save_adapter(
@@ -55,7 +52,8 @@ def save_adapter(
 ) -> None:
     """The adapter alone, as PEFT opens it on the model that the run started from: with
     `new_tokens`, after `resize_token_embeddings` to the tokenizer's length; with `rope_scaling`,
-    with the configuration of the exported model. Every rank calls it.
+    with the configuration of the exported model; with `model.adapter` on that model with that
+    adapter merged, which it names as its base. Every rank calls it.
     """
     from peft import get_peft_model_state_dict
 
@@ -70,10 +68,24 @@ def save_adapter(
     save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy.deepcopy(policy.network.peft_config["default"])
     config.inference_mode = True
-    config.base_model_name_or_path = str(resolve_model(model.path))
+    # What it goes on: with `model.adapter` that one, merged into its own base (`merge_adapter`).
+    base = Path(model.adapter).resolve() if model.adapter else resolve_model(model.path)
+    config.base_model_name_or_path = str(base)
     config.save_pretrained(directory)
     open_to_others(directory)
     _tokenizer(policy, model, tokenizer).save_pretrained(directory)
+
+
+def save_generation_config(source: Path, tokenizer: Any, directory: Path) -> None:
+    """That of the model in `source`, and the ends of turns of `tokenizer`: engines stop where it
+    says, and a template of the run's may end turns in its own way.
+
+    What transformers opens with a warning and refuses to write (a temperature without `do_sample`,
+    as Vicuna has it) is kept as it is.
+    """
+    generation = generation_config(source)
+    generation.eos_token_id = turn_ends(tokenizer, generation)
+    generation.to_json_file(directory / "generation_config.json", keys_to_pop=["compile_config"])
 
 
 def open_to_others(directory: Path) -> None:

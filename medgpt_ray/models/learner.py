@@ -6,7 +6,7 @@ micro-batches and ranks, so the gradient does not depend on the cut.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +44,8 @@ class Learner:
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.updates = 0
         self.seed = seed
+        self.pulse: Callable[[], None] | None = None
+        """Called before each micro-batch."""
         torch.manual_seed(seed + self.rank)
         self.device = torch.device("cuda") if config.gpus else torch.device("cpu")
         self.module = module.to(self.device)
@@ -132,11 +134,14 @@ class Learner:
         merged = {index: values for share in shares for index, values in share.items()}
         return [merged[index] for index in range(len(sequences))]
 
-    def _share(self, sequences: Seq[Sequence]) -> list[MicroBatch]:
+    def _share(self, sequences: Seq[Sequence]) -> Iterator[MicroBatch]:
         limits = self.config.max_tokens_per_microbatch, self.config.projection_chunk_tokens
         shared = not varlen(self.module.network)
         micros = micro_batches(sequences, *limits, self.rank, self.ranks, self.unit, shared)
-        return [micro.to(self.device) for micro in micros]
+        for micro in micros:
+            if self.pulse is not None:
+                self.pulse()
+            yield micro.to(self.device)
 
     def _reduce(self, totals: dict[str, Tensor]) -> dict[str, float]:
         """Sum over ranks, or the largest for names that end in `/max`."""

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from medgpt_ray.config.schema import Full, Model, PpoRun, RlRun
-from medgpt_ray.config.supervised import SupervisedModel, SupervisedRun
+from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedModel, SupervisedRun
 from medgpt_ray.interrupt import unwinding
 from medgpt_ray.models import hub, rope
-from medgpt_ray.models.adapters import adapt, open_adapter
+from medgpt_ray.models.adapters import adapt, merge_adapter
 from medgpt_ray.models.attention import PACKED
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.quantised import quantisation
@@ -231,8 +231,9 @@ def load_network(
         attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
         **({"device_map": "meta"} if empty else options),
     )
+    rope.forget_growth(network)
     if model.adapter:
-        network = open_adapter(network, Path(model.adapter)).merge_and_unload()
+        network = merge_adapter(network, Path(model.adapter), resolve_model(model.path))
     if not empty:
         extend(network, _new_tokens(model))
     return network
@@ -323,6 +324,9 @@ def on_this_machine(config: AnyRun) -> AnyRun:
     if learner.deepspeed:
         path = str(Path(learner.deepspeed).resolve())
         update["learner"] = learner.model_copy(update={"deepspeed": path})
+    if isinstance(config, DpoRun | KtoRun) and config.reference.path:
+        path = str(resolve_model(config.reference.path).resolve())
+        update["reference"] = config.reference.model_copy(update={"path": path})
     if isinstance(config, RlRun):
         dtype = resolve_dtype(config.rollout.dtype, config.rollout.gpus)
         update["rollout"] = config.rollout.model_copy(update={"dtype": dtype})

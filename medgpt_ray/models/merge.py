@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from medgpt_ray.config.schema import Model
 from medgpt_ray.config.supervised import SupervisedModel
-from medgpt_ray.models.adapters import open_adapter
+from medgpt_ray.models.adapters import base_of, open_adapter
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_model
 from medgpt_ray.models.load import (
@@ -29,7 +29,7 @@ from medgpt_ray.models.load import (
 )
 from medgpt_ray.models.policy import Policy
 from medgpt_ray.models.reward import RewardModel, reward_network
-from medgpt_ray.tracking.checkpoints import Checkpoints
+from medgpt_ray.tracking.checkpoints import published
 from medgpt_ray.tracking.rundir import RunDirectory, parent_run
 
 PROBE = 2, 64
@@ -64,9 +64,9 @@ def find_source(path: str) -> Source:
     directory = resolve_model(path)  # refuses what is no model, and a run that has none yet
     if (named / "lineage.json").is_file():
         run = RunDirectory.open(named)
-        latest = Checkpoints(run.checkpoints).latest()
-        if latest is not None and (latest / "adapter").is_dir():
-            return _adapted(path, run, latest / "adapter")
+        checkpoint = published(run)
+        if checkpoint is not None and (checkpoint / "adapter").is_dir():
+            return _adapted(path, run, checkpoint / "adapter")
     else:
         parent = parent_run(path)
         run = RunDirectory(parent) if parent else None
@@ -76,7 +76,7 @@ def find_source(path: str) -> Source:
 
 def _adapted(path: str, run: RunDirectory | None, adapter: Path) -> Source:
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    base = settings.get("base_model_name_or_path")
+    base, before = base_of(adapter)
     if not base or not Path(base).is_dir():
         raise ModelError(
             f"{adapter}/adapter_config.json: base_model_name_or_path: {base} is no directory here: "
@@ -84,7 +84,8 @@ def _adapted(path: str, run: RunDirectory | None, adapter: Path) -> Source:
         )
     model = run.read_config().model if run else SupervisedModel(path=base)
     # The run may have named its base relative to where it was started; the adapter has it whole.
-    model = model.model_copy(update={"path": base, "dtype": "float32"})
+    made_of = {"path": base, "adapter": before and str(before), "dtype": "float32"}
+    model = model.model_copy(update=made_of)
     return Source(path, run, model, adapter, settings.get("task_type") == "SEQ_CLS")
 
 

@@ -161,12 +161,13 @@ Cost = Callable[[Stretch], int]
 def _stretches(
     units: Seq[Stretch], sequences: Seq[Sequence], cost: Cost, limit: int
 ) -> list[Stretch]:
-    """Group units by prompt, in order of appearance, none longer than `limit` tokens."""
+    """Group units by prompt, in order of appearance, none longer than `limit` tokens. To share a
+    BOS token alone would save nothing, and cost a mask."""
     open_stretch: dict[tuple[int, ...], Stretch] = {}
     stretches: list[Stretch] = []
     for members in units:
         prompt = sequences[members[0]].prompt_ids
-        stretch = open_stretch.get(prompt)
+        stretch = open_stretch.get(prompt) if len(prompt) > 1 else None
         if stretch is None or cost([*stretch, *members]) > limit:
             stretch = open_stretch[prompt] = []
             stretches.append(stretch)

@@ -3,12 +3,14 @@
 import hashlib
 import os
 from collections.abc import Sequence as Seq
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medgpt_ray.config.schema import Model
+from medgpt_ray.config.schema import QLoRA
+from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.models.packing import Sequence
 
@@ -16,7 +18,7 @@ from medgpt_ray.models.packing import Sequence
 class ReferenceCache:
     """Summed log-prob of the trained tokens by a hash of the sequence, for one model and type."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: SupervisedModel) -> None:
         self.file = CACHE / "reference" / f"{_fingerprint(model)}.parquet"
         self.sums: dict[bytes, float] = {}
         if self.file.exists():
@@ -66,12 +68,16 @@ def _key(sequence: Sequence) -> bytes:
     return digest.digest()
 
 
-def _fingerprint(model: Model) -> str:
-    """Of the weights' files by name, size and time, and of what changes how they compute."""
-    directory = resolve_model(model.path)
-    digest = hashlib.blake2b(f"{directory.resolve()} {model.dtype}".encode(), digest_size=16)
-    for file in sorted([*directory.glob("*.safetensors"), directory / "config.json"]):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
-    digest.update(f"{model.adapter} {getattr(model, 'rope_scaling', None)}".encode())
+def _fingerprint(model: SupervisedModel) -> str:
+    """Of the weights' files by name, size and time, the adapter's among them, and of what changes
+    how they compute."""
+    bits = model.adaptation.bits if isinstance(model.adaptation, QLoRA) else None
+    others = model.dtype, bits, model.rope_scaling, model.new_tokens
+    digest = hashlib.blake2b(repr(others).encode(), digest_size=16)
+    folders = [resolve_model(model.path), *([Path(model.adapter)] if model.adapter else [])]
+    for folder in folders:
+        digest.update(str(folder.resolve()).encode())
+        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
+            status = file.stat()
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ It is transformers' sequence classifier with one label, so what is exported open
 `AutoModelForSequenceClassification`.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from medgpt_ray.config.schema import Model
+from medgpt_ray.models.adapters import holds_head
 from medgpt_ray.models.attention import arguments
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import (
@@ -57,8 +59,8 @@ def load_reward_model(model: Model, seed: int, *, empty: bool = False) -> Any:
 
 
 def reward_network(model: Model, seed: int, *, empty: bool = False) -> Any:
-    """A reward model that was trained before, or a language model with a new head drawn from
-    `seed`; not yet adapted.
+    """A reward model that was trained before, or a language model with the head of `model.adapter`
+    or a new one drawn from `seed`; not yet adapted.
     """
     config = starting_config(model)
     fresh = not is_reward_model(config)
@@ -76,7 +78,7 @@ def reward_network(model: Model, seed: int, *, empty: bool = False) -> Any:
         fresh=("score.weight",) if fresh else (),
         empty=empty,
     )
-    if fresh:
+    if fresh and not (model.adapter and holds_head(Path(model.adapter))):
         # As small as the value heads of RLHF are: scores start near zero.
         generator = torch.Generator().manual_seed(seed)
         spread = 1 / (config.hidden_size + 1)

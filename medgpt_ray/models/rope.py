@@ -2,8 +2,9 @@
 
 linear: positions divided by the factor (arXiv 2306.15595). yarn: by frequency (arXiv 2309.00071).
 dynamic: the base grows with the longest sequence of the row once that passes the model's limit, so
-shorter sequences of the same row are stretched with it, and below the limit nothing changes. vLLM
-has no form of it that grows: beyond the original limit it would compute NaN.
+shorter sequences of the same row are stretched with it, and below the limit nothing changes. In
+transformers a grown base stays for the rows after it; here every row starts anew. vLLM has no form
+of it that grows: beyond the original limit it would compute NaN.
 """
 
 from typing import Any
@@ -35,6 +36,18 @@ def stretch(config: Any, scaling: RopeScaling) -> None:
         longest = config.max_position_embeddings
         config.rope_parameters["original_max_position_embeddings"] = longest
         config.max_position_embeddings = int(longest * scaling.factor)
+
+
+def forget_growth(network: Any) -> None:
+    """Let a dynamic base grow from the model's own in every forward pass, whatever came before."""
+    for module in network.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(_as_at_first)
+
+
+def _as_at_first(rotary: Any, _: Any) -> None:
+    rotary.inv_freq = rotary.original_inv_freq.to(rotary.inv_freq.device)
+    rotary.max_seq_len_cached = rotary.original_max_seq_len
 
 
 def reach(config: Any) -> int:

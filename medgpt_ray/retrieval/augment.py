@@ -108,12 +108,19 @@ def _text(message: Message) -> str:
     """Of a user's message; "" of any other."""
     content = message.get("content") if message.get("role") == "user" else None
     if isinstance(content, list):
-        content = "\n".join(part["text"] for part in content if part.get("type") == "text")
+        content = "\n".join(text for part in content if (text := _text_in(part)) is not None)
     return (content or "").strip()
+
+
+def _text_in(part: Any) -> str | None:
+    """Of a part: of type text, input_text and the like, or a text alone."""
+    text = part if isinstance(part, str) else part.get("text")
+    return text if isinstance(text, str) else None
 
 
 def _replaced(content: Any, text: str) -> Any:
     """`content` with `text` in place of its own text; images and the like stay."""
     if isinstance(content, str):
         return text
-    return [{"type": "text", "text": text}, *(part for part in content if part["type"] != "text")]
+    others = (part for part in content if _text_in(part) is None)
+    return [{"type": "text", "text": text}, *others]

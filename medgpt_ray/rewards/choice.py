@@ -32,8 +32,8 @@ _CUE = re.compile(
     r"|\b(?:choose|pick|select|go with|so|therefore|thus|hence|actually|no(?=,)|definitely"
     r"|most likely)\b,?"
     r"|\b(?:it is|it's|it must be|must be|i think|i believe)\b|\bbut\b(?= \(?[A-J]\b)"
-    r"|答案(?:应(?:该|当)?)?(?:是|为|选)?|答(?=[:：])|(?:正确|最佳|最合适)(?:的)?(?:选项)?(?:是"
-    r"|为)|我认为(?:是)?"
+    r"|答案(?:应(?:该|当)?)?(?:是|为|选|包括)?|答(?=[:：])"
+    r"|(?:正确|最佳|最合适)(?:的)?(?:选项)?(?:是|为|包括|(?=:))|我认为(?:是)?"
     r"|(?:所以|因此|故)(?:是|为)?,?|而是|选择|选(?![项择])|\\boxed",
     re.IGNORECASE,
 )
@@ -185,11 +185,11 @@ def _all_of(letters: str, one: str) -> frozenset[str]:
 def _letters_at_start(text: str, options: dict[str, str]) -> frozenset[str] | None:
     """{A, B} of "(A) and (B), since ...": None without letters, empty where they are no choice."""
     one = rf"[{''.join(options) or WITHOUT_OPTIONS}]"
-    opening = r"[\s:(\[{\"'“】」\-–—→是为]*(?:(?:option|choice|both|选项)\s*\(?)?"
+    opening = r"[\s:(\[{\"'“【】「」\-–—→是为]*(?:(?:option|choice|both|选项)\s*\(?)?"
     several = rf"{one}(?:{_AND}{one}(?![a-z'])){{0,9}}"
     found = re.match(rf"{opening}(?P<set>{several})(?![A-Za-z0-9']|-[a-z])", text)
     if found is None:
-        small = re.match(rf"{opening}(?P<set>{one})(?:\)|[\s\].}}\"'”]*$)", text, re.IGNORECASE)
+        small = re.match(rf"{opening}(?P<set>{one})(?:\)|[\s\].}}\"'”】」]*$)", text, re.IGNORECASE)
         return frozenset(small["set"].upper()) if small else None
     rest = text[found.end() :]
     if rest.startswith("?") or (
@@ -232,7 +232,7 @@ def _options(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _gold(row: dict[str, Any], gold: str, options: dict[str, str]) -> frozenset[str]:
-    for letter, text in options.items():
+    for letter, text in options.items() if gold.strip() not in options else ():
         if gold.strip() == text.strip():
             return frozenset(letter)
     letters = _letters_at_start(unicodedata.normalize("NFKC", gold), options)

@@ -98,6 +98,7 @@ _ENDED = re.compile(r"没(?!有)|^\W*$")
 """A cue that denies no list: 抽了十分钟还没停，口吐白沫, and the mark of "ibuprofen: ❌, rest"."""
 
 _EMPHASIS = re.compile(r"(?<![\w)])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w(])")
+_NO_APOSTROPHE = re.compile(r"\b(ca|do|does|did|is|are|was|has|have|could|would|should)nt\b")
 REACH = 200
 """Characters before and after a name in which a cue can deny it."""
 
@@ -129,6 +130,7 @@ def plain(text: str) -> str:
     "can't" as "can not"."""
     folded = _EMPHASIS.sub("", without_accents(text).casefold().replace("\u2019", "'"))
     folded = re.sub(r"[^\S\n]+", " ", folded)
+    folded = _NO_APOSTROPHE.sub(r"\1n't", folded)
     return (
         folded.replace("won't", "will not")
         .replace("cannot", "can not")

@@ -34,10 +34,19 @@ NO_DRUG = re.compile(
     r"(?:\be?gfr|creatinine clearance|\burin\w*|proteinuria|blood loss|\bbladder|\bprostate"
     r"|tidal volume"
     r"|birth ?weight|\bfib(?:er|re)|\bsugar|\bsalt\b|\bwater|\bmilk|\bcaffeine|\balcohol"
-    r"|尿(?:量|蛋白|液)|出血|失血|盐(?!酸)|糖(?!尿|皮)|蔬菜|水果|牛奶|喝水|饮水|酒精"
+    r"|\bweigh\w*"
+    r"|尿(?:量|蛋白|液)|出血|失血|采血|抽血|献血|抽烟|吸烟|盐(?!酸)|糖(?!尿|皮)|蔬菜|水果|牛奶|喝水|饮水|酒精"
     r"|膀胱)[^.;。；]{0,20}$"
 )
 """Before an amount that is none of a drug."""
+NO_DRUG_BEHIND = re.compile(
+    r"[^.;。；,，]{0,3}?(?:(?:of )?(?:(?:warm|cold|plain|boiled|tap|dietary|added|total) )?"
+    r"(?:water|fluids?|milk|juice|tea|coffee|fib(?:er|re)|protein|sugar|salt|carb\w*|fat|nuts"
+    r"|fruits?|vegetables|meat|fish|rice|bread|blood|urine)\b"
+    r"|的?(?:温|冷|热|白)?(?:开水|水(?!剂|飞蓟|杨酸)|液体|牛奶|果汁|茶(?!碱)|咖啡(?!因)|坚果|蔬菜|水果|蛋白质"
+    r"|膳食纤维|食盐|盐(?!酸)|糖(?!浆)|肉|鱼(?!肝油)|米饭|面包|吐司|馒头|烟|酒))"
+)
+"""Behind it."""
 LARGE = frozenset({"l", "liter", "liters", "litre", "litres", "升", "dl", "分升", "fl", "μl", "ul"})
 """Volumes that are no doses."""
 MOST_DOSES = 500
@@ -124,7 +133,9 @@ def doses(text: str, without: Set[int] = frozenset()) -> list[Quantity]:
         is_drug = amounts <= DRUG or (amounts == {"volume"} and first not in LARGE)
         is_dose = amounts and is_drug and per <= DRUG_PER and first not in BODY_WEIGHT
         before = plain[max(0, quantity.start - 40) : quantity.start]
-        if is_dose and not NO_DRUG.search(before):
+        at = plain.find(quantity.unit, quantity.start)
+        behind = plain[at + len(quantity.unit) :][:40] if at >= 0 else ""
+        if is_dose and not (NO_DRUG.search(before) or NO_DRUG_BEHIND.match(behind)):
             starts.add(quantity.start)
             if not any(q.agrees(quantity) for q in found):
                 found.append(quantity)

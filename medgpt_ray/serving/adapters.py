@@ -7,8 +7,9 @@ and the old one leaves with its last request.
 
 import asyncio
 import itertools
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from medgpt_ray.serving import versions
 
 
 class Adapters:
-    def __init__(self, engine: Any, models: Any, slots: int) -> None:
-        """`models`: vLLM's OpenAIServingModels, whose table of adapters is written here."""
+    def __init__(self, engine: Any, models: Any, slots: int, patience: float) -> None:
+        """`models`: vLLM's OpenAIServingModels, whose table of adapters is written here.
+        `patience`: seconds that a new version waits for a slot, the longest that a request takes.
+        """
         self._engine, self._table, self._slots = engine, models.lora_requests, slots
+        self._patience = patience
         self._ids = itertools.count(1)
         self._running: Counter[str] = Counter()
         self._current: dict[str, str] = {}
@@ -66,21 +70,34 @@ class Adapters:
                         f"{directory}: holds version {found} of adapter {name}, not {version}: "
                         "update again with what is there now"
                     )
-                if len(self._table) >= self._slots:
-                    raise ModelError(
-                        f"adapter {name}: all {self._slots} adapter slots are taken (requests on "
-                        "old versions hold theirs until they end): raise lora.slots"
-                    )
+                await self._free_slot(name, current)
                 request = LoRARequest(internal, next(self._ids), str(directory))
                 await self._engine.add_lora(request)
                 self._table[internal] = request
             self._current = current
         await self._drop_unused()
 
+    async def _free_slot(self, name: str, loaded: Mapping[str, str]) -> None:
+        """Requests on old versions hold theirs until they end: that is waited for. A failure here
+        would cost the replica, which Serve replaces."""
+        until = time.monotonic() + self._patience
+        while len(self._table) >= self._slots:
+            await self._drop(keep=loaded.values())
+            if time.monotonic() > until:
+                raise ModelError(
+                    f"adapter {name}: all {self._slots} adapter slots were taken for "
+                    f"{self._patience:g} s by requests on old versions: raise lora.slots"
+                )
+            await asyncio.sleep(0.1)
+
     async def _drop_unused(self) -> None:
+        if not self._applying.locked():
+            await self._drop()
+
+    async def _drop(self, keep: Collection[str] = ()) -> None:
         for internal in list(self._table):
-            idle = self._running[internal] == 0 and internal not in self._current.values()
-            if idle and not self._applying.locked():
+            wanted = internal in self._current.values() or internal in keep
+            if self._running[internal] == 0 and not wanted:
                 request = self._table.pop(internal)
                 del self._running[internal]
                 await self._engine.remove_lora(request.lora_int_id)

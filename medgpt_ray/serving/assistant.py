@@ -79,7 +79,7 @@ class Assistant:
             finally:
                 if self._log:
                     seconds = time.monotonic() - began
-                    self._log.write(scope, answer.status, version, seconds, reply)
+                    self._log.write_later(scope, answer.status, version, seconds, reply)
 
     async def _prepare(
         self, path: str, body: dict[str, Any]
@@ -89,7 +89,10 @@ class Assistant:
         if path == CHAT and _listed(messages):
             if self._augment:
                 augmented = await asyncio.to_thread(self._augment, messages)
-                body = {**body, "messages": list(augmented.messages), **augmented.fields}
+                # With a form of the caller's own, the model is asked for the sentence, not bound.
+                formed = any(map(body.get, FORMS)) or isinstance(body.get("tool_choice"), dict)
+                bound = {} if formed else augmented.fields
+                body = {**body, "messages": list(augmented.messages), **bound}
             if self._tell_tools and _wants_tools(body):
                 body = {**body, "messages": told_of(body["tools"], body["messages"])}
             if self._guard:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.interrupt import at_once
+from medgpt_ray.models.adapters import base_of
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.preflight import PreflightError
@@ -113,7 +115,8 @@ def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
     adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
     paths = {adapter.name: adapter.path for adapter in adapters_before} | pairs(adapters)
     # The name stays: callers go on asking for it.
-    settings, found = check(before.model_copy(update={"model": model or before.model}), paths)
+    wanted = before.model_copy(update={"model": model or before.model})
+    settings, found = check(wanted, paths, running=True)
     if running[AUTH_MODE]:
         os.environ[AUTH_MODE] = running[AUTH_MODE]
     with _ray(settings, running["address"]):
@@ -128,17 +131,24 @@ def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
     print(f"serving {settings.name} ({settings.version})", flush=True)
 
 
-def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[Adapter]]:
-    """Settings with everything decided, and the adapters; `PreflightError` names what is wrong."""
+def check(
+    settings: Settings, paths: Mapping[str, str], *, running: bool = False
+) -> tuple[Settings, list[Adapter]]:
+    """Settings with everything decided, and the adapters; `PreflightError` names what is wrong.
+    A server that is `running` has its keys, which this process need not know."""
     problems, found = [], []
     name = served_name(settings)
-    for adapter, path in paths.items():
-        try:
-            found.append(_adapter(adapter, path, name))
-        except ModelError as error:
-            problems.append(f"--adapter {error}")
+    directory: Path | None = None
     try:
         directory = resolve_model(settings.model)
+    except ModelError as error:
+        problems.append(str(error))
+    for adapter, path in paths.items():
+        try:
+            found.append(_adapter(adapter, path, name, directory))
+        except ModelError as error:
+            problems.append(f"--adapter {error}")
+    if directory is not None:
         changes = {
             "model": str(directory.resolve()),
             "name": name,
@@ -146,12 +156,10 @@ def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[
             "lora": _lora(settings.lora, found),
         }
         settings = settings.model_copy(update=changes)
-    except ModelError as error:
-        problems.append(str(error))
     try:
-        if settings.api_keys is None and os.environ.get(KEYS_VARIABLE):
+        if not running and settings.api_keys is None and os.environ.get(KEYS_VARIABLE):
             settings = settings.model_copy(update={"api_keys": ENVIRONMENT})
-        if settings.api_keys is not None:
+        if not running and settings.api_keys is not None:
             Keys.read(settings.api_keys)
     except KeysError as error:
         problems.append(str(error))
@@ -166,8 +174,10 @@ def check(settings: Settings, paths: Mapping[str, str]) -> tuple[Settings, list[
     return settings, found
 
 
-def _adapter(name: str, path: str, model: str) -> Adapter:
-    """`path` is a PEFT adapter, or a run that trained one."""
+def _adapter(name: str, path: str, model: str, base: Path | None) -> Adapter:
+    """`path` is a PEFT adapter, or a run that trained one; `base` the directory of what is served,
+    where there is one. What the engine would refuse is refused here: there it would cost a running
+    replica."""
     directory = Path(path).resolve()
     if (directory / "lineage.json").is_file():
         from medgpt_ray.models.merge import find_source
@@ -185,8 +195,50 @@ def _adapter(name: str, path: str, model: str) -> Adapter:
             f"{name}={path}: changes {targets}, and only a list of layers other than lm_head and "
             "embed_tokens is served: merge it into its base"
         )
+    if not_served := [key for key, plain in NOT_SERVED.items() if values.get(key) not in plain]:
+        raise ModelError(
+            f"{name}={path}: {', '.join(not_served)} of its adapter_config.json is not served: "
+            "merge it into its base"
+        )
+    trained_on, before = base_of(directory)
+    if before is not None:
+        raise ModelError(
+            f"{name}={path}: was trained on the adapter {before}: serve the run's merged model"
+        )
+    if base is not None:
+        _check_base(f"{name}={path}", directory, Path(trained_on) if trained_on else base, base)
     version = versions.of_directory(directory)
     return Adapter(name, str(directory), version, int(values["r"]), tuple(sorted(targets)))
+
+
+def _check_base(named: str, adapter: Path, trained_on: Path, base: Path) -> None:
+    """Warns of other weights, as a model that is updated keeps its adapters; refuses another chat
+    template than the served one."""
+    from transformers import AutoTokenizer
+
+    known = trained_on.resolve() != base.resolve() and any(trained_on.glob("*.safetensors"))
+    if known and versions.of_weights(trained_on) != versions.of_weights(base):
+        told = f"--adapter {named}: was trained on {trained_on}, which is not what is served"
+        print(told, file=sys.stderr, flush=True)
+    if (adapter / "tokenizer_config.json").is_file():
+        own, served = (AutoTokenizer.from_pretrained(at).chat_template for at in (adapter, base))
+        if own != served:
+            raise ModelError(
+                f"{named}: was trained with another chat template than that of the model that is "
+                "served: serve the run's merged model"
+            )
+
+
+NOT_SERVED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (None, False),
+    "bias": (None, "none"),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+    "trainable_token_indices": (None, {}, []),
+    "alora_invocation_tokens": (None, []),
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
+}
+"""Settings of PEFT that change what an adapter computes -> values of those that are served."""
 
 
 def _lora(lora: Lora | None, adapters: list[Adapter]) -> Lora | None:

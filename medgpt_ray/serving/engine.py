@@ -73,7 +73,10 @@ class Engine:
         app.state.server = None  # no server of vLLM's own, which its error handlers look at
         app.router.routes = [route for route in app.routes if route.path in PATHS]
         models = app.state.openai_serving_models
-        adapters = Adapters(client, models, settings.lora.slots) if settings.lora else None
+        adapters = None
+        if settings.lora:
+            patience = settings.limits.request_seconds
+            adapters = Adapters(client, models, settings.lora.slots, patience)
         _show_plain_names(app, models)
         return cls(client, app, version, adapters, tools.shows_tools(template))
 
@@ -125,7 +128,8 @@ def _show_plain_names(app: Any, models: Any) -> None:
     from fastapi.responses import JSONResponse
 
     def plain(internal: str) -> str:
-        return internal.rpartition("@")[0] or internal
+        adapter = internal in models.lora_requests
+        return internal.rpartition("@")[0] if adapter else internal
 
     base = models.base_model_paths[0].name
     models.model_name = lambda lora=None: plain(lora.lora_name) if lora else base

@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,14 @@ class RequestLog:
         path = folder / f"requests-{os.getpid()}.jsonl"
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._file = open(descriptor, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="request-log")
+
+    def write_later(
+        self, scope: Any, status: int, version: str, seconds: float, reply: Reply | None
+    ) -> None:
+        """By the one thread of the log: to mask long texts takes longer than streams may wait."""
+        written = self._writer.submit(self.write, scope, status, version, seconds, reply)
+        written.add_done_callback(_told)
 
     def write(
         self, scope: Any, status: int, version: str, seconds: float, reply: Reply | None
@@ -42,6 +52,11 @@ class RequestLog:
             "answered": [_logged(text) for _, text in sorted(answered.items())],
         }
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _told(written: Future[None]) -> None:
+    if error := written.exception():
+        print(f"request log: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def _logged(text: str) -> str:

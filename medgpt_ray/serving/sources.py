@@ -47,6 +47,7 @@ def _is_sound(message: Mapping[str, Any]) -> bool:
 
 
 def _is_part(part: Any) -> bool:
+    """A text alone is a part to vLLM too."""
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        return False
+        return isinstance(part, str)
     return part["type"] != "text" or isinstance(part.get("text"), str)

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medgpt_ray.guard.notices import text_of
+
 MARKS = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "ipython": "llama3_json"}
 """What stands in a chat template -> vLLM's parser of such calls."""
 
@@ -39,20 +41,19 @@ def told_of(
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     told = [_as_text(message) for message in messages]
     instruction = INSTRUCTION.format(tools=listed)
-    if told and told[0].get("role") == "system" and isinstance(told[0].get("content"), str):
-        told[0]["content"] += "\n\n" + instruction
-        return told
+    if told and told[0].get("role") == "system" and (said := text_of(told[0])):
+        return [{**told[0], "content": f"{said}\n\n{instruction}"}, *told[1:]]
     return [{"role": "system", "content": instruction}, *told]
 
 
 def _as_text(message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("role") == "tool":
-        content = f"<tool_response>\n{message.get('content')}\n</tool_response>"
+        content = f"<tool_response>\n{text_of(message)}\n</tool_response>"
         return {"role": "user", "content": content}
     calls = message.get("tool_calls")
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
         return dict(message)
-    written = [message.get("content") or ""]
+    written = [text_of(message)]
     for call in calls:
         function = call.get("function")
         named = function if isinstance(function, Mapping) else {}

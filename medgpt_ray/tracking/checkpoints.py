@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medgpt_ray.tracking.rundir import by_step, write_atomically
+from medgpt_ray.config.supervised import SupervisedRun
+from medgpt_ray.tracking.rundir import RunDirectory, by_step, write_atomically
 
 MANIFEST = "manifest.json"
 
@@ -99,6 +100,16 @@ class Checkpoints:
                 shutil.rmtree(path)
         for left_over in self.folder.glob(".step_*.tmp"):
             shutil.rmtree(left_over)
+
+
+def published(run: RunDirectory) -> Path | None:
+    """The checkpoint whose model is that of the run: where `patience` ends it the best, if it was
+    kept, else the newest."""
+    checkpoints = Checkpoints(run.checkpoints)
+    latest, config = checkpoints.latest(), run.read_config()
+    patient = isinstance(config, SupervisedRun) and config.data.validation.patience
+    best = read_state(latest)["best"] if latest and patient else None
+    return checkpoints.complete().get(best[1], latest) if best else latest
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from medgpt_ray.config.run import RunConfig
+from medgpt_ray.config.supervised import DpoRun, KtoRun
 
 _STEP = re.compile(r"step_(\d+)(\.\w+)?")
 
@@ -241,11 +242,14 @@ def _gpus() -> list[str]:
 
 
 def _describe_lineage(config: RunConfig, data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    adapter = config.model.adapter
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "stage": config.stage,
-        "parent": parent_run(config.model.path),
+        "parent": parent_run(config.model.path) or (adapter and parent_run(adapter)),
         "model": config.model.path,
+        "adapter": adapter,
+        "reference": config.reference.path if isinstance(config, DpoRun | KtoRun) else None,
         "data": [
             {"use": use, "path": file, "sha256": file_sha256(Path(file))}
             for use, files in data.items()

@@ -83,6 +83,14 @@ def test_adapters_are_as_large_as_those_of_peft(
     assert facts.adapter_parameters(LoRA(rank=4, target_modules=targets)) == expected
 
 
+def test_modules_that_are_trained_whole_count(tiny_model: Path, facts: ModelFacts) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    settings = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}
+    peft = LoraConfig(r=4, task_type="CAUSAL_LM", **settings)
+    expected = get_peft_model(model, peft).get_nb_trainable_parameters()[0]
+    assert facts.adapter_parameters(LoRA(rank=4, **settings)) == expected
+
+
 def test_a_target_that_the_model_lacks_is_named(facts: ModelFacts) -> None:
     with pytest.raises(PlanError, match=r"'query' names no linear layer .* q_proj"):
         facts.adapter_parameters(LoRA(target_modules=["q_proj", "query"]))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from medgpt_ray.config import run as _all_sections  # noqa: F401
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.config.section import Section
-from medgpt_ray.config.supervised import DpoRun, Validation
+from medgpt_ray.config.supervised import DpoRun, KtoRun, Validation
 
 
 def run(**changes: Any) -> GrpoRun:
@@ -86,7 +86,24 @@ def test_simpo_has_no_reference() -> None:
         DpoRun.model_validate(made | {"reference": {"precompute": True}})
 
 
-@pytest.mark.parametrize("setting", [{"every_steps": 5}, {"patience": 2}])
+def test_kto_needs_two_examples_in_a_step() -> None:
+    made = {
+        "stage": "kto",
+        "output_dir": "runs/x",
+        "model": {"path": "m"},
+        "data": {"train": [{"path": "t.jsonl"}]},
+    }
+    KtoRun.model_validate(made | {"examples_per_step": 2})
+    with pytest.raises(ValidationError, match="answers of the other examples of a step"):
+        KtoRun.model_validate(made | {"examples_per_step": 1})
+
+
+def test_patience_counts_validations_in_between() -> None:
+    with pytest.raises(ValidationError, match="patience needs every_steps"):
+        Validation(share=0.1, patience=2)
+
+
+@pytest.mark.parametrize("setting", [{"every_steps": 5}, {"patience": 2, "every_steps": 5}])
 def test_settings_of_a_validation_without_rows(setting: dict[str, int]) -> None:
     Validation.model_validate(setting | {"share": 0.1})
     with pytest.raises(ValidationError, match="needs validation rows: set share or path"):

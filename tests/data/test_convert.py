@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from medgpt_ray.data import convert as module
 from medgpt_ray.data.convert import COLUMNS, convert
 from medgpt_ray.data.files import find
 from medgpt_ray.data.formats import FORMATS, detect_file, parse
-from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.rows import BadRow, DataError, without_ids
 from medgpt_ray.data.segments import read, segments
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -71,7 +72,14 @@ def rows_of(path: str, format: str | None = None) -> list[Row]:
     (file,) = find(path)
     parts = segments(file)
     name = format or detect_file(parts)
-    return [parse(record.value, name) for part in parts for record in read(part)]
+    return [bare(parse(record.value, name)) for part in parts for record in read(part)]
+
+
+def bare(row: Row) -> Row:
+    """Without the ids of its calls, which formats without any lose, and OpenAI's invents."""
+    turns = ("messages", "prompt", "chosen", "rejected", "completion")
+    values = {name: getattr(row, name) for name in turns if hasattr(row, name)}
+    return replace(row, **{name: tuple(map(without_ids, value)) for name, value in values.items()})
 
 
 def write(path: Path, rows: list[Row], format: str) -> str:

@@ -66,12 +66,13 @@ def test_a_directory_is_searched_to_its_depth_and_only_for_data(tmp_path: Path) 
     for name in ("figures.zip", "notes.csv.md"):
         (tmp_path / name).touch()
     assert find(str(tmp_path)) == found
-    for name in ("b/z.csv.gz", "y.jsonl.xz"):
+    for name in ("b/z.csv.gz", "b/z.parquet.gz", "y.jsonl.xz"):
         (tmp_path / name).touch()
     with pytest.raises(DataError) as caught:
         find(str(tmp_path))
     refused = [problem.partition(": is not read, expected")[0] for problem in caught.value.problems]
-    assert refused == [f"{tmp_path}/b/z.csv.gz", f"{tmp_path}/y.jsonl.xz"]
+    wrong = ("b/z.csv.gz", "b/z.parquet.gz", "y.jsonl.xz")
+    assert refused == [f"{tmp_path}/{name}" for name in wrong]
     assert find(f"{tmp_path}/*.v1*") == [found[4]]
 
 
@@ -93,7 +94,7 @@ def test_what_is_no_data_is_an_error_that_lists_the_kinds(tmp_path: Path) -> Non
         find(f"{tmp_path}/rows.jsonl")
     with pytest.raises(DataError, match="x: cannot be read: File name too long"):
         find(f"{tmp_path}/{'x' * 300}")
-    with pytest.raises(DataError, match="hf:: expected hf:NAME or hf:NAME:SPLIT"):
+    with pytest.raises(DataError, match="hf:: expected hf:NAME, hf:NAME:SPLIT or "):
         find("hf:")
 
 
@@ -427,6 +428,25 @@ def test_a_data_set_by_name_is_its_train_split_unless_another_is_named(data_set:
     last = records(f"hf:{data_set}:test")[-1]
     assert (last.place, last.value) == (f"hf:{data_set}:test:2", ROWS[1])
     assert [row.value for row in records(f"hf:{data_set}:train[2:4]")] == ROWS[2:4]
+
+
+def test_a_data_set_of_several_configurations_asks_which(data_set: Path) -> None:
+    for name in ("en", "zh"):
+        (data_set / name).mkdir()
+        write(data_set / name / "train.jsonl", lines(*(ROWS if name == "zh" else ROWS[:1])))
+        (data_set / name / "test.jsonl").write_bytes(lines(ROWS[1]))
+    for file in data_set.glob("*.jsonl"):
+        file.unlink()
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(f"  - {{split: {s}, path: {name}/{s}.jsonl}}\n" for s in ("train", "test"))
+        for name in ("en", "zh")
+    )
+    (data_set / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    told = f"hf:{data_set}: has the configurations en, zh: hf:{data_set}@en"
+    assert fault(f"hf:{data_set}") == told
+    assert [row.value for row in records(f"hf:{data_set}@zh")] == ROWS
+    assert [row.value for row in records(f"hf:{data_set}@en:test")] == [ROWS[1]]
 
 
 def test_a_data_set_that_cannot_be_loaded_is_an_error(data_set: Path, tmp_path: Path) -> None:

@@ -234,13 +234,21 @@ def test_a_wrong_field_is_named(record: Any, expected: str) -> None:
     assert problem(record).startswith(expected)
 
 
-@pytest.mark.parametrize("name", ["weight", "loss", "train", "thinking", "reasoning"])
+@pytest.mark.parametrize(
+    "name", ["weight", "loss", "train", "training", "train_on_turn", "thinking", "reasoning"]
+)
 def test_a_key_of_a_turn_that_changes_what_is_learned_is_named(name: str) -> None:
     for value in (0, False, "Hm."):
         told = problem({"messages": [ASK, SAY | {name: value}]})
         assert told.startswith(f"messages[1].{name}: is not read: ")
     for value in (1, True, None, ""):
         assert parse({"messages": [ASK | {name: 0}, SAY | {name: value}]}, "messages")
+
+
+def test_a_masked_turn_is_named() -> None:
+    told = problem({"messages": [ASK, SAY | {"mask": True}]})
+    assert told.startswith("messages[1].mask: is not read: ")
+    assert parse({"messages": [ASK | {"mask": True}, SAY | {"mask": False}]}, "messages")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +261,9 @@ def test_a_key_of_a_turn_that_changes_what_is_learned_is_named(name: str) -> Non
         ({"system": "a", "system_prompt": "b"}, "system_prompt: given together with system"),
         ({"history": [["a", "b"]]}, "history: not read beside turns"),
         ({"label": True}, "label: tells good answers from bad ones, such rows are for stage kto"),
+        ({"label": 0}, "label: tells good answers from bad ones"),
+        ({"label": "False"}, "label: tells good answers from bad ones"),
+        ({"is_correct": False}, "is_correct: tells good answers from bad ones"),
         ({"kto_tag": True}, "kto_tag: tells good answers from bad ones"),
     ],
 )

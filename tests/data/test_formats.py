@@ -22,7 +22,7 @@ from medgpt_ray.data.formats import (
     reading_of,
 )
 from medgpt_ray.data.formats.columns import THOUGHTS
-from medgpt_ray.data.rows import BadRow, DataError
+from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash, without_ids
 from medgpt_ray.data.segments import segments
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -51,6 +51,12 @@ def sharegpt(*turns: tuple[str, str], **columns: Any) -> dict[str, Any]:
 
 def read(record: Any) -> Row:
     return parse(record, detect(record))
+
+
+def bare(row: Row) -> Conversation:
+    """Without the ids of its calls."""
+    assert isinstance(row, Conversation)
+    return Conversation(tuple(map(without_ids, row.messages)), row.tools)
 
 
 def problem(record: Any, name: str | None = None) -> str:
@@ -424,15 +430,15 @@ def test_tool_calls_as_openai_writes_them() -> None:
             "tool_calls": [openai_call("1", "a", arguments)],
         }
         result = {**RESULT, "tool_call_id": "1"}
-        assert read({"messages": [ASK, calls, result, SAY]}) == Conversation(TALK)
-    bare = {"role": "assistant", "tool_calls": [{"name": "dose", "arguments": {"drug": "a"}}]}
-    assert read({"messages": [ASK, bare, RESULT, SAY], "tools": [TOOL]}) == Conversation(
+        assert bare(read({"messages": [ASK, calls, result, SAY]})) == Conversation(TALK)
+    calls = {"role": "assistant", "tool_calls": [{"name": "dose", "arguments": {"drug": "a"}}]}
+    assert read({"messages": [ASK, calls, RESULT, SAY], "tools": [TOOL]}) == Conversation(
         TALK, TOOLS
     )
     empty = {"role": "assistant", "content": "", "tool_calls": [openai_call("1", "a", "")]}
     expected = {"type": "function", "function": {"name": "dose", "arguments": {}}}
     message = {"role": "assistant", "content": "", "tool_calls": [expected]}
-    assert read({"messages": [ASK, empty]}) == Conversation((ASK, message))
+    assert bare(read({"messages": [ASK, empty]})) == Conversation((ASK, message))
 
 
 def test_answers_of_tools_come_in_the_order_of_their_calls() -> None:
@@ -443,8 +449,8 @@ def test_answers_of_tools_come_in_the_order_of_their_calls() -> None:
     )
     results = tuple({"role": "tool", "content": text} for text in "ab")
     expected = Conversation((ASK, call("a", "b"), *results, SAY))
-    assert read({"messages": [ASK, calls, second, first, SAY]}) == expected
-    assert read({"messages": [ASK, calls, first, second, SAY]}) == expected
+    assert bare(read({"messages": [ASK, calls, second, first, SAY]})) == expected
+    assert bare(read({"messages": [ASK, calls, first, second, SAY]})) == expected
     unknown = {**first, "tool_call_id": "z"}
     expected_problem = "messages[2].tool_call_id: 'z' is not the id of a call just before"
     assert problem({"messages": [ASK, calls, unknown, SAY]}) == expected_problem
@@ -540,6 +546,74 @@ def test_a_wrong_row_is_told_in_the_words_of_its_file() -> None:
     with pytest.raises(BadRow) as caught:
         parse({"talk.v1": [ASK, {"role": "assistant", "content": 5}]}, reading)
     assert str(caught.value) == "talk.v1[1].content: is a number, expected a string"
+
+
+def test_several_columns_may_be_unused() -> None:
+    row = {"question": "Which dose?", "answer": "5 mg.", "context": "The ward at night, room 4."}
+    row["reasoning"] = "Let me see what is asked."
+    for unused in ("context", ["context"], "reasoning"):
+        with pytest.raises(BadRow, match="is not read"):
+            parse(row, Reading("qa", {"unused": unused}))
+    both = parse(row, Reading("qa", {"unused": ["context", "reasoning"]}))
+    assert both == Conversation((ASK, SAY))
+
+
+def test_lines_of_json_in_a_file_of_text_are_no_texts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text('{"text": "Rest."}\n{"text": "Sleep."}\n')
+    (file,) = find(str(path))
+    with pytest.raises(DataError, match=r"rows\.txt:1: is a JSON object in a file of plain text"):
+        detect_file(segments(file), "pt")
+    path.write_text("{Rest}\n")
+    assert detect_file(segments(file), "pt") == "text"
+
+
+def test_a_nul_character_is_no_text() -> None:
+    assert "holds a NUL character" in problem({"question": "W\0h\0i\0c\0h\0?\0", "answer": "5"})
+
+
+def test_ids_and_names_of_tools_are_kept_and_mean_nothing_to_the_hash() -> None:
+    def rows(one: str, other: str) -> Conversation:
+        asked = call("iron")
+        asked["tool_calls"][0]["id"] = one
+        answered = RESULT | {"tool_call_id": other, "name": "dose"}
+        row = parse({"messages": [ASK, asked, answered, SAY]}, "messages")
+        assert isinstance(row, Conversation)
+        return row
+
+    row = rows("functions.dose:0", "functions.dose:0")
+    assert row.messages[1]["tool_calls"][0]["id"] == "functions.dose:0"
+    assert row.messages[2]["tool_call_id"] == "functions.dose:0"
+    assert row.messages[2]["name"] == "dose"
+    assert parse(FORMATS["messages"].write(row), "messages") == row
+    assert content_hash(row) == content_hash(rows("call_1", "call_1"))
+    assert near_hash(row) == near_hash(rows("call_1", "call_1"))
+
+
+def test_answers_of_tools_as_hermes_writes_them() -> None:
+    written = "<tool_response>\n{}\n</tool_response>"
+    calls = "<tool_call>\n{}\n</tool_call>\n<tool_call>\n{}\n</tool_call>"
+    turns = [ASK, {"role": "assistant", "content": calls}]
+    both = written.format("5") + "\n" + written.format("6")
+    row = parse({"messages": [*turns, {"role": "tool", "content": both}, SAY]}, "messages")
+    assert isinstance(row, Conversation)
+    assert [m["content"] for m in row.messages if m["role"] == "tool"] == ["5", "6"]
+    shown = {"role": "system", "content": "Call <tools>...</tools>."}
+    with pytest.raises(BadRow, match="tools: the system message has <tools> already"):
+        parse({"messages": [shown, ASK, SAY], "tools": [TOOL]}, "messages")
+
+
+def test_a_pair_may_have_its_prompt_as_messages() -> None:
+    record = {"messages": [ASK], "chosen": SAY, "rejected": WORSE}
+    assert detect(record, "dpo") == "preference"
+    assert parse(record, "preference") == Preference((ASK,), (SAY,), (WORSE,))
+
+
+def test_a_topic_beside_an_answer_is_no_label() -> None:
+    record = {"prompt": "Which dose?", "response": "5 mg.", "label": "cardiology"}
+    assert detect(record, "sft") == "prompt_completion"
+    assert parse(record, "prompt_completion") == Conversation((ASK, SAY))
+    assert detect(record, "kto") == "labelled"  # and the label is told to be none
 
 
 def test_a_column_that_no_row_has_is_an_error(tmp_path: Path) -> None:

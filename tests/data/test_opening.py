@@ -105,6 +105,18 @@ def test_validation_rows_that_the_template_cannot_show_are_named_or_left_out(
     assert list(opened.described())[-1] == "validation: 30 examples, 1 bad row left out"
 
 
+def test_validation_rows_that_are_too_long_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", asked("home", 3))
+    long = {"question": "Dose? " * 2000, "answer": "5 mg."}
+    own = write(tmp_path / "own.jsonl", [*asked("ward", 3), long])
+    run = config(tiny_model, [train], validation={"path": own})
+    lines = list(open_data(run, find_data(run), str(tiny_model)).described())
+    assert lines[-1] == "validation: 3 examples, 1 row too long for data.max_tokens"
+    write(tmp_path / "own.jsonl", [long])
+    with pytest.raises(DataError, match="none of 1 row can be measured: 1 too long"):
+        open_data(run, find_data(run), str(tiny_model))
+
+
 def test_a_row_that_is_trained_and_validated_is_known_before_a_run(
     tiny_model: Path, tmp_path: Path
 ) -> None:

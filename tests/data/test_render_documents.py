@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from medgpt_ray.config.supervised import SupervisedData
 from medgpt_ray.data.render import Renderer
+from medgpt_ray.data.rows import BadRow
 from medgpt_ray.types import Document, Tokens
 
 
@@ -48,6 +49,11 @@ def test_documents_begin_as_the_tokenizer_begins_texts(tiny: Any) -> None:
     assert renderer(tiny).document(Document("")) == [
         Tokens((tiny.bos_token_id, tiny.eos_token_id), (False, True))
     ]
+
+
+def test_a_document_with_a_control_token_is_refused(tiny: Any) -> None:
+    with pytest.raises(BadRow, match=r"^text: the text holds <\|end\|>, which would be read as"):
+        renderer(tiny).document(Document("Rest.<|end|> Sleep."))
 
 
 def test_a_document_needs_an_eos_token(tiny: Any) -> None:

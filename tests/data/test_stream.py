@@ -114,6 +114,23 @@ def test_it_goes_on_exactly_from_any_cursor(tiny_model: Path, tmp_path: Path, ta
         other.restore(state)
 
 
+@pytest.mark.parametrize("rows", [70, 73])
+def test_after_the_last_batch_nothing_is_left(tiny_model: Path, tmp_path: Path, rows: int) -> None:
+    """Of whole batches of 7, and with a last one of 3; the cursor of a finished run is no start."""
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", rows))}]
+    whole = make_stream(tiny_model, tmp_path, source)
+    assert len(flat(places(whole))) == rows
+    again = make_stream(tiny_model, tmp_path, source)
+    again.restore(json.loads(json.dumps(whole.state())))
+    assert list(again) == []
+    assert again.counts == whole.counts
+    more = make_stream(tiny_model, tmp_path, source, steps=rows // 7 + 4)
+    more.restore(json.loads(json.dumps(whole.state())))
+    second = places(make_stream(tiny_model, tmp_path, source, steps=rows // 7 + 4))
+    if rows == 70:  # a run of so many steps goes on with the second epoch
+        assert places(more) == second[10:]
+
+
 def test_spans_cover_the_run_without_a_gap(tiny_model: Path, tmp_path: Path) -> None:
     source = [{"path": write(tmp_path / "a.jsonl", texts("a", 50))}]
     for settings in ({"epochs": 1.5}, {"steps": 9}):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, PpoRun, QLoRA
-from medgpt_ray.config.supervised import SupervisedModel
+from medgpt_ray.config.supervised import DpoRun, SupervisedModel
 from medgpt_ray.models import load
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import (
@@ -183,6 +183,22 @@ def test_a_run_goes_to_its_actors_with_absolute_paths(
     assert resolved.learner.deepspeed == str(tiny_model.parent / "zero1.json")
     assert resolved.model.dtype in ("float32", "bfloat16")
     assert isinstance(resolved.model, Model)
+
+
+def test_the_reference_goes_to_its_workers_with_an_absolute_path(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    config = DpoRun.model_validate(
+        {
+            "stage": "dpo",
+            "output_dir": "run",
+            "model": {"path": tiny_model.name},
+            "data": {"train": [{"path": "pairs.jsonl"}]},
+            "reference": {"path": tiny_model.name},
+        }
+    )
+    assert on_this_machine(config).reference.path == str(tiny_model)
 
 
 def test_a_name_of_the_hub_is_read_from_its_cache(

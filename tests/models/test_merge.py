@@ -1,5 +1,6 @@
 """Merged models answer as base and adapter do together, whatever the adapter and the base are."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from medgpt_ray.config.schema import LoRA, QLoRA
 from medgpt_ray.config.supervised import RmRun, SftRun, SupervisedModel
+from medgpt_ray.models.adapters import base_of
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_adapter, save_model
 from medgpt_ray.models.load import load_policy
@@ -95,6 +97,53 @@ def test_an_adapter_directory_finds_its_base_and_its_run(lora_run: Path, tmp_pat
     ]
     # Rows of new tokens begin elsewhere and are trained whole, so both hold the adapter's.
     torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=0)
+
+
+def test_an_adapter_on_an_adapter_brings_it_along(tiny_model: Path, tmp_path: Path) -> None:
+    adaptation = LoRA(rank=4, modules_to_save=("embed_tokens",))
+    first, _ = write_run(tiny_model, tmp_path / "sft", adaptation, reward=False)
+    second = SupervisedModel(
+        path=str(tiny_model),
+        adapter=str(first / "checkpoints" / "step_3" / "adapter"),
+        dtype="float32",
+        adaptation=LoRA(rank=2),
+    )
+    network = load_policy(second, 0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05
+    save_adapter(Policy(network, 1.0), second, tmp_path / "dpo", write=True)
+    expected = logits(network.eval())
+    base, before = base_of(tmp_path / "dpo")
+    assert (base, before) == (str(tiny_model), first / "checkpoints" / "step_3" / "adapter")
+    alone = find_source(str(tmp_path / "dpo"))
+    torch.testing.assert_close(
+        logits(open_adapted(alone, open_tokenizer_of(alone))), expected, atol=1e-5, rtol=0
+    )
+    third = second.model_copy(update={"adapter": str(tmp_path / "dpo")})
+    torch.testing.assert_close(logits(load_policy(third, 1)), expected, atol=1e-5, rtol=0)
+    elsewhere = second.model_copy(
+        update={"adapter": str(tmp_path / "dpo"), "path": str(copy(tiny_model, tmp_path / "b"))}
+    )
+    with pytest.raises(ModelError, match=f"was trained on the adapter .* on {tiny_model}"):
+        load_policy(elsewhere, 0)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"temperature": 0.9, "top_p": 0.6}, {"temperature": 0.0}, {"do_sample": False, "top_k": 3}],
+)
+def test_generation_settings_that_are_not_to_be_written_are_kept(
+    tiny_model: Path, tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    base = copy(tiny_model, tmp_path / "base")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **odd}))
+    model = SupervisedModel(path=str(base), dtype="float32")
+    save_model(Policy(load_policy(model, 0), 1.0), model, tmp_path / "saved", write=True)
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert {name: saved.get(name, False) for name in odd} == odd
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").can_generate()
 
 
 def test_an_adapter_without_its_base_is_refused(lora_run: Path, tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ def test_every_sequence_is_in_one_micro_batch_and_none_is_too_long(
     assert sorted(i for micro in micros for i in micro.index) == list(range(len(batch)))
 
 
+def test_one_token_is_not_worth_a_mask() -> None:
+    """That of BOS, with which all documents begin."""
+    batch = [Sequence((1,), (5, 6, 7 + n)) for n in range(3)]
+    (micro,) = micro_batches(batch, max_tokens=100, chunk_tokens=100)
+    assert [mask for _, _, mask in micro.spans()] == [None] * 3
+
+
 def test_a_sequence_longer_than_a_micro_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens_per_microbatch"):
         split(sequences_of([(30, [11])]), max_tokens=40, ranks=1)

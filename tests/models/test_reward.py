@@ -117,6 +117,15 @@ def test_a_written_adapter_holds_the_head(tiny_model: Path, tmp_path: Path) -> N
     assert scores(again, pairs()) == pytest.approx(scores(model, pairs()), abs=1e-5)
 
 
+def test_the_head_of_an_adapter_is_gone_on_with(tiny_model: Path, tmp_path: Path) -> None:
+    settings = section(tiny_model, adaptation=LoRA(rank=4))
+    model = trained(settings)
+    save_adapter(model, settings, tmp_path, write=True)
+    further = section(tiny_model, adaptation=LoRA(rank=4), adapter=str(tmp_path))
+    again = RewardModel(load_reward_model(further, 7)).eval()
+    assert scores(again, pairs()) == pytest.approx(scores(model, pairs()), abs=1e-5)
+
+
 @pytest.fixture
 def ends_with_padding(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model as many are shipped: the token that ends a turn is the one that pads."""

@@ -74,6 +74,14 @@ def test_dynamic_changes_nothing_up_to_the_limit(short_model: Path) -> None:
     assert (logits(network, 200) - logits(original, 200)).abs().max() > 0.1
 
 
+def test_dynamic_forgets_longer_rows(short_model: Path) -> None:
+    network = load_policy(stretched(short_model, "dynamic"), 0)
+    before = logits(network, 100), logits(network, LIMIT)
+    logits(network, 200)
+    torch.testing.assert_close(logits(network, 100), before[0], atol=0, rtol=0)
+    torch.testing.assert_close(logits(network, LIMIT), before[1], atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "positions", "reach"),
     [("linear", LIMIT, 4 * LIMIT), ("dynamic", LIMIT, LIMIT), ("yarn", 4 * LIMIT, 4 * LIMIT)],

@@ -43,6 +43,12 @@ PROMPT = "Which drug is first? A. aspirin B. metformin C. insulin glargine D. in
         "选项B正确。",
         "B项正确，A项错误。",
         "本题选择（B）。",
+        "正确选项：B",
+        "最佳选项：B",
+        "答案：【B】",
+        "答案为【B】",
+        "选【B】",
+        "故本题正确选项为【B】",
         "metformin",
         "The drug of choice is metformin, not aspirin.",
     ],
@@ -95,7 +101,17 @@ def test_no_choice_of_b(reply: str) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["ABD", "A, B, D", "D、B、A", "A, B and D", "答案是ABD", "Answer: (A), (B) and (D)", "A B D"],
+    [
+        "ABD",
+        "A, B, D",
+        "D、B、A",
+        "A, B and D",
+        "答案是ABD",
+        "Answer: (A), (B) and (D)",
+        "A B D",
+        "正确答案包括：A、B、D",
+        "正确选项包括A、B、D",
+    ],
 )
 def test_several_letters_in_any_order(reply: str) -> None:
     assert multiple_choice("", reply, {"answer": "ABD"}) == 1.0
@@ -152,3 +168,9 @@ def test_options_as_a_list_and_gold_as_text() -> None:
 def test_bad_rows(row: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         multiple_choice("", "B", row)
+
+
+def test_a_letter_means_the_option_before_its_text() -> None:
+    blood = {"A": "B", "B": "A", "C": "O", "D": "AB"}
+    assert multiple_choice("", "The answer is B", {"answer": "B", "options": blood}) == 1.0
+    assert multiple_choice("", "The answer is A", {"answer": "B", "options": blood}) == 0.0

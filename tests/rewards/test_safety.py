@@ -2,7 +2,7 @@
 
 import pytest
 
-from medgpt_ray.rewards.safety import contraindications, emergency_referral, no_invented_dose
+from medgpt_ray.rewards.safety import contraindications, doses, emergency_referral, no_invented_dose
 
 CHEST = "I have had crushing chest pain for twenty minutes."
 CHEST_ZH = "我父亲突然胸痛出冷汗，怎么办？"
@@ -107,6 +107,27 @@ NOTE = "Amoxicillin 500 mg three times daily for 7 days. Weight 70 kg. Hb 120 g/
 )
 def test_invented_doses(reply: str, score: float) -> None:
     assert no_invented_dose("How do I take it?", reply, {"context": NOTE}) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Drink 250 ml of water every hour.",
+        "Eat 30 g of fibre a day; an egg has 6 g of protein.",
+        "A newborn weighs 3,500 g.",
+        "喝200毫升温水，每天吃50克坚果，早餐两片吐司。",
+        "采血5毫升，每天抽一包烟。",
+    ],
+)
+def test_food_and_samples_are_no_doses(text: str) -> None:
+    assert doses(text) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["Take 500 mg with water.", "每次2片，温水送服。", "10毫升糖浆", "5 ml of the syrup"]
+)
+def test_what_is_taken_with_water_is_a_dose(text: str) -> None:
+    assert len(doses(text)) == 1
 
 
 def test_doses_of_the_prompt_and_the_answer_are_known() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -253,7 +254,10 @@ def test_the_guard_speaks_and_the_log_hides(server):
     raw = server.client().completions.create(model="tiny", prompt=text, max_tokens=4)
     assert raw.model_extra["medgpt"]["guard"]["notices"] == [ADVICE["en"]]
     assert ADVICE["en"] not in raw.choices[0].text
-    logged = "".join(file.read_text() for file in server.requests.iterdir())
+    deadline, logged = time.monotonic() + 20, ""
+    while "/v1/completions" not in logged and time.monotonic() < deadline:
+        time.sleep(0.1)  # a thread of its own writes the log
+        logged = "".join(file.read_text() for file in server.requests.iterdir())
     assert "My name is [name], [phone]. I have chest pain." in logged
     for secret in ("John", "555-0134", "key-of-tests"):
         assert secret not in logged + server.log.read_text()

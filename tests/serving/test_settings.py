@@ -1,10 +1,14 @@
 """Options of the command line, keys and versions."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.serve.schema import ServeDeploySchema
 from ruamel.yaml import YAML
+from taught import copy
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from medgpt_ray.cli import app
@@ -110,10 +114,77 @@ def test_empty_keys_are_no_keys_left_out(tiny_model: Path):
         command.serve(values, "1", [], [], "0.0.0.0", 8000, None)
 
 
-def test_an_adapter_may_be_named_by_its_run(taught_model: Path, lora_run: Path):
-    _, (found,) = command.check(Settings(model=str(taught_model)), {"cardio": str(lora_run)})
-    assert Path(found.path).parent.parent == lora_run / "checkpoints"
+def test_an_adapter_may_be_named_by_its_run(taught_model: Path, lora_run: Path, tmp_path: Path):
+    run = copy(lora_run, tmp_path / "run")
+    (file,) = run.glob("checkpoints/*/adapter/adapter_config.json")
+    settings = json.loads(file.read_text()) | {"trainable_token_indices": None}
+    file.write_text(json.dumps(settings).ljust(file.stat().st_size))  # as the manifest has it
+    _, (found,) = command.check(Settings(model=str(taught_model)), {"cardio": str(run)})
+    assert Path(found.path).parent.parent == run / "checkpoints"
     assert (Path(found.path) / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"use_dora": True}, "use_dora of its adapter_config.json is not served: merge it"),
+        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save of its adapter_config.json"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights of its adapter_config.json"),
+        ({"trainable_token_indices": [512]}, "trainable_token_indices of its adapter_config"),
+        ({"base_model_name_or_path": "ADAPTER"}, "was trained on the adapter"),
+    ],
+)
+def test_an_adapter_that_the_engine_would_refuse_never_gets_there(
+    taught_model: Path,
+    tiny_model: Path,
+    lora_run: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    trained = lora_run / "checkpoints" / "step_1" / "adapter"
+    adapter = copy(trained, tmp_path / "adapter")
+    settings, paths = Settings(model=str(taught_model)), {"cardio": str(adapter)}
+    known = json.loads((adapter / "adapter_config.json").read_text())
+    known |= {"trainable_token_indices": None}
+
+    def write(changes: dict[str, Any]) -> None:
+        (adapter / "adapter_config.json").write_text(json.dumps(known | changes))
+
+    write({name: str(trained) if value == "ADAPTER" else value for name, value in changes.items()})
+    with pytest.raises(PreflightError, match=told):
+        command.check(settings, paths)
+    for base, warned in ((taught_model, False), ("Ward/Model-7B", False), (tiny_model, True)):
+        write({"base_model_name_or_path": str(base)})
+        assert command.check(settings, paths)
+        assert ("which is not what is served" in capsys.readouterr().err) is warned
+
+
+def test_an_adapter_with_a_chat_template_of_its_own_is_refused(
+    taught_model: Path, lora_run: Path, tmp_path: Path
+):
+    adapter = copy(lora_run / "checkpoints" / "step_1" / "adapter", tmp_path / "adapter")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings |= {"trainable_token_indices": None}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(adapter)
+    with pytest.raises(PreflightError, match="trained with another chat template"):
+        command.check(Settings(model=str(taught_model)), {"cardio": str(adapter)})
+
+
+def test_an_update_keeps_the_keys_that_the_server_has(
+    taught_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MEDGPT_API_KEYS", raising=False)
+    keyed = Settings(model=str(taught_model), api_keys="environment")
+    settings, _ = command.check(keyed, {}, running=True)
+    assert settings.api_keys == "environment"
+    monkeypatch.setenv("MEDGPT_API_KEYS", "secret-of-this-shell")
+    settings, _ = command.check(Settings(model=str(taught_model)), {}, running=True)
+    assert settings.api_keys is None
 
 
 def test_a_running_ray_serve_is_not_taken_over(monkeypatch: pytest.MonkeyPatch):

@@ -74,6 +74,31 @@ def test_without_sources_the_model_can_only_say_so(add_sources):
     assert answer["medgpt"]["retrieval"]["sources"] == []
 
 
+def test_the_form_that_a_caller_asks_for_is_kept(add_sources):
+    form = {"type": "json_object"}
+    asked = [{"role": "user", "content": "Who won the cup in 1998?"}]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    named = {"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}}
+    for fields in ({"response_format": form}, named):
+        answer = chat(add_sources, asked, **fields)
+        assert "structured_outputs" not in answer["choices"][0]["message"]["content"]
+        assert answer["medgpt"]["retrieval"]["sufficient"] is False
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "input_text", "text": "How is warfarin started?"}],
+        ["How is warfarin started?"],
+        [{"type": "text", "text": "How is"}, {"type": "input_text", "text": "warfarin started?"}],
+    ],
+)
+def test_a_question_may_be_parts(add_sources, content):
+    answer = chat(add_sources, [{"role": "user", "content": content}])
+    assert answer["medgpt"]["retrieval"]["sources"][0]["path"] == "notes.md"
+    assert "started with 5 mg once a day" in answer["choices"][0]["message"]["content"]
+
+
 @pytest.mark.parametrize(
     "messages",
     [

@@ -38,6 +38,24 @@ def test_the_system_message_stays_one():
     assert system["content"] == "Be brief."
 
 
+def test_contents_may_be_parts():
+    def parts(text):
+        return [{"type": "text", "text": text}]
+
+    told = told_of(
+        [TOOL],
+        [
+            {"role": "system", "content": parts("Be brief.")},
+            {"role": "assistant", "content": parts("Let me look."), "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "1", "content": parts("3 kg")},
+        ],
+    )
+    assert [message["role"] for message in told] == ["system", "assistant", "user"]
+    assert told[0]["content"].startswith("Be brief.\n\n")
+    assert told[1]["content"].startswith("Let me look.\n<tool_call>")
+    assert told[2]["content"] == "<tool_response>\n3 kg\n</tool_response>"
+
+
 def test_calls_and_results_become_text():
     told = told_of(
         [TOOL],

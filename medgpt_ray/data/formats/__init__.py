@@ -16,7 +16,7 @@ from medgpt_ray.data.formats.columns import (
     refused,
     refused_turns,
 )
-from medgpt_ray.data.rows import PROBLEMS_SHOWN, BadRow, DataError
+from medgpt_ray.data.rows import PROBLEMS_SHOWN, BadRow, DataError, parse_json_text
 from medgpt_ray.data.segments import Segment, read
 from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row
 
@@ -42,7 +42,11 @@ _ANSWERS = frozenset({"chosen", "rejected"})
 _TURNS = frozenset({"messages", "conversations"})
 _ANSWER = frozenset({"completion", "response"})
 _LABEL = frozenset({"label", "kto_tag"})
+LABELS = ("label", "kto_tag", "is_correct", "correct")
+"""Columns that tell good answers from bad ones where they say yes or no."""
 COLUMNS_SHOWN = 40
+Columns = Mapping[str, str | list[str]]
+"""Our name of a column -> the file's; those that are `unused` may be several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +170,13 @@ class Reading:
     """How the rows of a file are read."""
 
     format: str
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Our name of a column -> the file's."""
+    columns: Columns = field(default_factory=dict)
 
 
 def detect(
     record: dict[str, Any] | str | BadRow,
     stage: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
 ) -> str:
     """The name of the one format that the keys of `record` fit; a plain text is a document.
 
@@ -182,10 +185,13 @@ def detect(
     if isinstance(record, BadRow):
         raise record
     if isinstance(record, str):
+        if record.startswith("{") and _is_object(record):
+            raise BadRow("", "is a JSON object in a file of plain text: rename the file to .jsonl")
         return "text"
     # A file with columns for several formats leaves null what a row does not have.
     named = _renamed(record, columns or {})
-    topic = "prompt" not in named and named.get("label") not in (True, False, 0, 1)
+    topic = named.get("label") not in (True, False, 0, 1)
+    topic = topic and ("prompt" not in named or stage in ("pt", "sft"))
     if topic:  # it tells no answers apart
         named = {key: value for key, value in named.items() if key != "label"}
     filled = frozenset(key for key, value in named.items() if value is not None)
@@ -205,6 +211,13 @@ def detect(
         "the columns have other names, say so with columns, such as {question: Question, answer: "
         "Response}",
     )
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(parse_json_text(text, ""), dict)
+    except BadRow:
+        return False
 
 
 OTHER_NAMES: dict[str, tuple[str, ...]] = {
@@ -241,7 +254,7 @@ def _likely(record: Object) -> str:
 
 
 def detect_file(
-    segments: Sequence[Segment], stage: str | None = None, columns: Mapping[str, str] | None = None
+    segments: Sequence[Segment], stage: str | None = None, columns: Columns | None = None
 ) -> str:
     """The format of the first readable row of a file, for all of its rows."""
     problems = []
@@ -257,7 +270,7 @@ def detect_file(
 
 
 def reading_of(
-    segments: Sequence[Segment], format: str, columns: Mapping[str, str], stage: str | None
+    segments: Sequence[Segment], format: str, columns: Columns, stage: str | None
 ) -> Reading:
     """How to read the file that was cut into `segments`; the format `auto` is found out.
 
@@ -269,31 +282,42 @@ def reading_of(
     return Reading(name, columns)
 
 
-def _check_columns(segments: Sequence[Segment], columns: Mapping[str, str]) -> None:
+def _check_columns(segments: Sequence[Segment], columns: Columns) -> None:
     known: dict[str, None] = {}
+    named = _pairs(columns)
     for record in (record for segment in segments for record in read(segment)):
         if isinstance(record.value, dict):
             known |= dict.fromkeys(record.value)
-        if known.keys() >= set(columns.values()):
+        if known.keys() >= {column for _, column in named}:
             return
     there = ", ".join(list(known)[:COLUMNS_SHOWN]) or "none"
     raise DataError(
         [
             f"{segments[0].file.path}: columns.{name}: no row has the column {column!r}, those "
             f"there are: {there}"
-            for name, column in columns.items()
+            for name, column in named
             if column not in known
         ]
     )
 
 
-def _renamed(record: Object, columns: Mapping[str, str]) -> Object:
-    """`record` with our names for its columns."""
+def _pairs(columns: Columns) -> list[tuple[str, str]]:
+    return [
+        (ours, name)
+        for ours, names in columns.items()
+        for name in ([names] if isinstance(names, str) else names)
+    ]
+
+
+def _renamed(record: Object, columns: Columns) -> Object:
+    """`record` with our names for its columns, and without the unused ones."""
     if not columns:
         return record
-    taken = {*columns, *columns.values()}
+    named = _pairs(columns)
+    taken = {*columns, *(name for _, name in named)}
     others = {name: value for name, value in record.items() if name not in taken}
-    return {ours: record[name] for ours, name in columns.items() if name in record} | others
+    read = {ours: record[name] for ours, name in named if name in record and ours != "unused"}
+    return read | others
 
 
 def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
@@ -327,7 +351,7 @@ def parse(record: dict[str, Any] | str | BadRow, reading: Reading | str) -> Row:
         head = re.split(r"[\[.]", bad.field, maxsplit=1)[0]
         whole = bad.reason == "missing" and bad.field == head
         where = f", and the file is read as {reading.format}" if whole else ""
-        field = columns.get(head, head) + bad.field[len(head) :]
+        field = str(columns.get(head, head)) + bad.field[len(head) :]
         raise BadRow(field, bad.reason + where) from None
 
 
@@ -336,8 +360,8 @@ def _check_unread(record: Object, kind: type[Row]) -> None:
     if kind is not Document:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
         refused_turns(record, "functions", "is not read: rename it to tools")
-    for name in ("label", "kto_tag") if kind is Conversation else ():
-        if isinstance(record.get(name), bool):
+    for name in LABELS if kind is Conversation else ():
+        if str(record.get(name)).strip().lower() in ("true", "false", "0", "1", "0.0", "1.0"):
             raise BadRow(name, TOLD_APART)
 
 

@@ -25,12 +25,13 @@ ASKED = (
 """Columns with a part of the question, in whatever case."""
 TOLD = (
     *("document", "documents", "article", "note", "notes", "report", "abstract", "background"),
-    *("knowledge", "case", "patient", "text"),
+    *("knowledge", "case", "patient", "text", "paragraph", "evidence", "snippets", "facts"),
+    *("vignette", "scenario", "clinical_note", "dialogue", "description", "content", "body"),
 )
 """Columns that may be one, or a remark on the row."""
 THOUGHTS = (
     *("thoughts", "thought", "thinking", "think", "reasoning", "reasoning_content", "rationale"),
-    *("cot", "complex_cot", "chain_of_thought"),
+    *("cot", "complex_cot", "chain_of_thought", "reasoning_process"),
 )
 """Columns with what is thought before the answer, in whatever case; `thoughts` is read."""
 PASSAGE_CHARACTERS, TOLD_CHARACTERS = 12, 60
@@ -90,6 +91,8 @@ def check_asked(record: Object, prompt: Sequence[Turn]) -> None:
     names = [name for name in record if name.lower() in ASKED]
     if "prompt" in record or "question" in record:  # beside these a query is one of a data base
         names = [name for name in names if name.lower() != "query"]
+    if "question" in record:
+        names += [name for name in record if name.lower() == "prompt"]
     fix = f"write it there, {UNUSED}"
     check_shown(record, names, question, fix, PASSAGE_CHARACTERS)
     told = [name for name in record if name.lower() in TOLD]
@@ -120,7 +123,7 @@ def check_chosen(record: Object, turns: Sequence[Turn]) -> None:
     check_options(record, "\n".join(texts[:-1]), texts[-1])
 
 
-def read_tools(record: Object) -> tuple[dict[str, Any], ...]:
+def read_tools(record: Object, turns: Sequence[Turn] = ()) -> tuple[dict[str, Any], ...]:
     """`tools` as OpenAI writes them: a list or its JSON text, of functions wrapped or bare."""
     value = given(record, "tools")
     if isinstance(value, str):
@@ -130,6 +133,12 @@ def read_tools(record: Object) -> tuple[dict[str, Any], ...]:
     if not isinstance(value, list):
         raise BadRow("tools", f"is {kind(value)}, expected a list of functions or its JSON text")
     check_values(value, "tools")
+    if value and any("<tools>" in turn.message["content"] for turn in turns[:1]):
+        raise BadRow(
+            "tools",
+            "the system message has <tools> already, and the chat template would show them again: "
+            f"take them out of one of the two, {UNUSED}",
+        )
     return tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(value))
 
 

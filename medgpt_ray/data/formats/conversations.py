@@ -48,7 +48,7 @@ def read_sharegpt(record: Object) -> Conversation:
         turns = read_turns(value, "conversations")
     turns = with_system(record, turns)
     check_chosen(record, turns)
-    return Conversation(check_order(turns, "conversations"), read_tools(record))
+    return Conversation(check_order(turns, "conversations"), read_tools(record, turns))
 
 
 def _refuse_beside_turns(record: Object) -> None:
@@ -74,7 +74,7 @@ def read_messages(record: Object) -> Conversation:
     _refuse_beside_turns(record)
     turns = with_system(record, read_turns(required(record, "messages"), "messages"))
     check_chosen(record, turns)
-    return Conversation(check_order(turns, "messages"), read_tools(record))
+    return Conversation(check_order(turns, "messages"), read_tools(record, turns))
 
 
 def write_messages(row: Conversation) -> Object:
@@ -121,7 +121,7 @@ def read_prompt_completion(record: Object) -> Conversation:
     )  # " 5 mg", as OpenAI once asked for
     answer = read_answer(record | bare, name)
     answer = [*answer[:-1], with_thoughts(record, answer[-1])]
-    return Conversation(go_on(prompt, answer, name), read_tools(record))
+    return Conversation(go_on(prompt, answer, name), read_tools(record, prompt))
 
 
 def write_prompt_completion(row: Conversation) -> Object:

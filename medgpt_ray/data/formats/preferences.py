@@ -30,7 +30,7 @@ from medgpt_ray.data.formats.columns import (
 )
 from medgpt_ray.data.formats.conversations import as_tools, system_and_history, tools_as_text
 from medgpt_ray.data.formats.turns import Turn, openai_turns, read_turns, sharegpt_turns
-from medgpt_ray.data.rows import BadRow, kind
+from medgpt_ray.data.rows import BadRow, kind, without_ids
 from medgpt_ray.types import Conversation, Labelled, Message, Preference
 
 
@@ -124,7 +124,10 @@ def read_preference(record: Object) -> Preference:
     if all(turns[0].message["role"] in ("system", "user") for turns in (chosen, rejected)):
         prompt, chosen, rejected = _common_prompt(record, chosen, rejected)
     else:
-        prompt = with_system(record, read_prompt(record))
+        if "prompt" in record or "messages" not in record:
+            prompt = with_system(record, read_prompt(record))
+        else:  # LLaMA-Factory's pairs in OpenAI's words
+            prompt = with_system(record, read_turns(record["messages"], "messages"))
     check_asked(record, prompt)
     return _pair(record, prompt, chosen, rejected)
 
@@ -149,14 +152,14 @@ def _common_prompt(
     for at, (one, other) in enumerate(zip(chosen, rejected, strict=False)):
         if one.message["role"] == other.message["role"] == "assistant":
             shared = at
-        if one.message != other.message:
+        if without_ids(one.message) != without_ids(other.message):
             break
     if not shared:
         raise BadRow("rejected", "has no prompt in common with chosen")
     prompt = chosen[:shared]
     if given(record, "prompt"):
-        known = [turn.message for turn in read_prompt(record)]
-        if [turn.message for turn in prompt[-len(known) :]] != known:
+        known = [without_ids(turn.message) for turn in read_prompt(record)]
+        if [without_ids(turn.message) for turn in prompt[-len(known) :]] != known:
             raise BadRow("prompt", "is not the prompt that chosen and rejected begin with")
     return with_system(record, prompt), chosen[shared:], rejected[shared:]
 
@@ -188,7 +191,7 @@ def _pair(
         whole[len(prompt) :],
         other[len(prompt) :],
         None if margin is None else float(margin),
-        read_tools(record),
+        read_tools(record, prompt),
     )
 
 
@@ -213,11 +216,12 @@ def read_labelled(record: Object) -> Labelled:
         prompt = with_system(record, read_prompt(record))
         messages = go_on(prompt, read_answer(record, name), name)
         check_asked(record, prompt)
-        size = len(prompt)
+        size, tools = len(prompt), read_tools(record, prompt)
     else:
-        messages = _answered(record | {name: None}).messages
+        answered = _answered(record | {name: None})
+        messages, tools = answered.messages, answered.tools
         size = len(messages) - 1
-    return Labelled(messages[:size], messages[size:], bool(label), read_tools(record))
+    return Labelled(messages[:size], messages[size:], bool(label), tools)
 
 
 def _answered(record: Object) -> Conversation:

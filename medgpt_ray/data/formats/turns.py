@@ -2,6 +2,7 @@
 messages, checked for their order, and written back in either way."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +47,18 @@ UNREAD = {
     "weight": _NO_LOSS,
     "loss": _NO_LOSS,
     "train": _NO_LOSS,
+    "training": _NO_LOSS,
+    "train_on_turn": _NO_LOSS,
 }
 """Keys of an assistant's turn that say what is trained on, and what to do as they are not read."""
+MASKS = ("mask", "masked")
+"""Keys that say it the other way around."""
 
 # Who may speak after whom; "call" is an assistant that calls tools, "written call" one that does so
 # in its text, as Hermes writes it.
 WRITTEN_CALL = "<tool_call>"
+WRITTEN_RESPONSE = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
+WRITTEN = re.compile(rf"(?:\s*{WRITTEN_RESPONSE.pattern})+\s*", re.DOTALL)
 _NEXT = {
     "": ("system", "user"),
     "system": ("user",),
@@ -94,10 +101,19 @@ def read_turns(value: Any, field: str) -> list[Turn]:
             message = turn.message | {"content": before["content"]}
             turns[-1] = Turn(turns[-1].field, message)
         else:
-            turns.append(turn)
+            turns += _responses(turn)
     if not turns:
         raise BadRow(field, "has only an empty system message, expected at least one turn")
     return _in_order_of_calls(turns)
+
+
+def _responses(turn: Turn) -> list[Turn]:
+    """A turn of tools as Hermes writes it, each answer in `<tool_response>`, as a turn for each
+    answer: chat templates write what is around them."""
+    if turn.message["role"] != "tool" or not WRITTEN.fullmatch(turn.message["content"]):
+        return [turn]
+    answers = WRITTEN_RESPONSE.findall(turn.message["content"])
+    return [Turn(turn.field, turn.message | {"content": answer}, turn.ids) for answer in answers]
 
 
 def _is_empty_system(item: Any) -> bool:
@@ -127,6 +143,9 @@ def read_turn(item: Any, field: str) -> Turn:
     for name, fix in UNREAD.items() if message["role"] == "assistant" else ():
         if not is_blank(item.get(name)) and item[name] not in (1, [], {}):
             raise BadRow(f"{field}.{name}", f"is not read: {fix}")
+    for name in MASKS if message["role"] == "assistant" else ():
+        if item.get(name):
+            raise BadRow(f"{field}.{name}", f"is not read: {_NO_LOSS}")
     calls = item.get("tool_calls")
     if role == "function_call":
         message["tool_calls"] = _calls_of_text(item.get(what), f"{field}.{what}")
@@ -143,6 +162,12 @@ def read_turn(item: Any, field: str) -> Turn:
     if calls:
         message["tool_calls"] = _calls(calls, f"{field}.tool_calls")
         return Turn(f"{field}.{who}", message, tuple(call.get("id") for call in calls))
+    if message["role"] == "tool":
+        message |= {
+            name: item[name]
+            for name in ("name", "tool_call_id")
+            if isinstance(item.get(name), str) and item[name]
+        }
     return Turn(f"{field}.{who}", message, (item.get("tool_call_id"),))
 
 
@@ -191,7 +216,8 @@ def _call(call: Any, field: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise BadRow(place, f"is {kind(arguments)}, expected an object")
     check_values(arguments, place)
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+    named = {"id": call["id"]} if isinstance(call.get("id"), str) and call["id"] else {}
+    return {**named, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _in_order_of_calls(turns: list[Turn]) -> list[Turn]:
@@ -279,13 +305,19 @@ def openai_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
     for number, message in enumerate(messages):
         turn = {"role": message["role"], "content": message["content"]}
         if "tool_calls" in message:
-            ids = [f"call_{number}_{index}" for index in range(len(message["tool_calls"]))]
+            ids = [
+                call.get("id", f"call_{number}_{index}")
+                for index, call in enumerate(message["tool_calls"])
+            ]
             turn["tool_calls"] = [
                 {"id": id, "type": "function", "function": _as_text(call["function"])}
                 for id, call in zip(ids, message["tool_calls"], strict=True)
             ]
-        elif message["role"] == "tool" and ids:
-            turn["tool_call_id"] = ids.pop(0)
+        elif message["role"] == "tool":
+            turn |= {"name": message["name"]} if "name" in message else {}
+            own, call = message.get("tool_call_id"), ids.pop(0) if ids else None
+            if own or call:
+                turn["tool_call_id"] = own or call
         turns.append(turn)
     return turns
 
