@@ -260,7 +260,9 @@ def test_bad_rows_end_the_run_with_their_names(tiny_model: Path, tmp_path: Path)
         train_here(config)
 
 
-def test_patience_ends_a_run_and_publishes_the_best(tiny_model: Path, tmp_path: Path) -> None:
+def test_patience_ends_a_run_and_publishes_the_best(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A rate that soon is too large: what is learned of the rows is not what is measured."""
     rows = conversations(40)
     unlike = [
@@ -271,12 +273,11 @@ def test_patience_ends_a_run_and_publishes_the_best(tiny_model: Path, tmp_path: 
     validation = {"path": str(tmp_path / "own.jsonl"), "every_steps": 2, "patience": 2}
     settings = {"epochs": 20, "data": {"validation": validation}, "checkpoint": {"keep_last": 1}}
     config = write_supervised(tmp_path, tiny_model, "sft", rows=rows, **settings)
-    told = train_here(config)
-    run = tmp_path / "run"
+    run = train_here(config)
     losses = {step: found["validation/loss"] for step, found in validations(run).items()}
     best, last = min(losses, key=losses.__getitem__), max(losses)
     assert last == best + 4 < 100
-    assert f"model: {run / 'model'}, of step_{best}" in told
+    assert f", of step_{best}\n" in capsys.readouterr().out
     kept = (run / "checkpoints" / f"step_{best}" / "model" / "model.safetensors").read_bytes()
     assert (run / "model" / "model.safetensors").read_bytes() == kept
     newest = (run / "checkpoints" / f"step_{last}" / "model" / "model.safetensors").read_bytes()
