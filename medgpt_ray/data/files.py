@@ -30,13 +30,17 @@ TABLES = (".csv", ".tsv", ".xlsx", ".arrow", ".feather")
 ARCHIVES = (".xz", ".bz2", ".lz4", ".zip")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 KNOWN = ".json, .jsonl (or .ndjson), .txt (each also with .gz or .zst) and .parquet"
+_SPLIT = r"(?P<split>train(?:ing)?|test|validation|valid|val|dev|eval(?:uation)?)"
 SPLITS = re.compile(
-    r"(?:^|[-_.\s])(?P<split>train(?:ing)?|test|validation|valid|val|dev|eval(?:uation)?)"
-    r"(?:set|split|data|\d+)*(?=[-_.\s]|$)",
+    rf"(?:^|.*[-_.]){_SPLIT}"
+    r"(?:[-_.]?(?:set|split|data|merged?|sft|gen|prefs|zh|en|cn|of|v?\d+|[0-9a-f]{6,}))*"
+    r"(?:\.[a-z.]+)?",
     re.IGNORECASE,
 )
-"""A word in the names of files and folders of one split: train.jsonl, medqa_test.json,
-valid_zh_0.json, train-00000-of-00001."""
+"""Names of files and folders of one split: train.jsonl, medqa_test.json, valid_zh_0.json,
+train-00000-of-00001-1f2e3d4c.parquet."""
+SIBLINGS = re.compile(rf"{_SPLIT}(?=[-_.])", re.IGNORECASE)
+"""Begins names that are splits of one another if the rest is the same: test_encyclopedia.json."""
 NO_DATA = re.compile(
     r"(?:readme|licen[cs]e|notice|changelog|requirements|citation)(?:\.txt)?"
     r"|(?:dataset_infos?|dataset_dict)\.json",
@@ -116,18 +120,23 @@ def _below(path: Path) -> list[DataFile]:
 def one_split(path: str, files: Iterable[DataFile]) -> None:
     """Raises `DataError` where a folder or a glob gives training files together with those of a
     test or validation split."""
-    found: dict[str, str] = {}
+    groups: dict[str, dict[str, str]] = {}
     for file in files:
         parts = Path(os.path.relpath(file.path, os.path.expanduser(path).partition("*")[0])).parts
-        named = (SPLITS.search(part) for part in parts)
-        if split := next((match["split"] for match in named if match), None):
-            kind = "train" if split.lower().startswith("train") else split.lower()
-            found.setdefault(kind, file.path)
-    if "train" in found and len(found) > 1:
-        shown = ", ".join(f"{split} ({example})" for split, example in found.items())
-        raise DataError(
-            [f"{path}: holds several splits: {shown}: name the files of the one that is meant"]
-        )
+        named = next((match for match in map(SPLITS.fullmatch, parts) if match), None)
+        name = Path(file.path).name
+        sibling = SIBLINGS.match(name)
+        for match, group in ((named, ""), (sibling, name[sibling.end() :] if sibling else "")):
+            if match:
+                split = match["split"].lower()
+                kind = "train" if split.startswith("train") else split
+                groups.setdefault(group, {}).setdefault(kind, file.path)
+    for found in groups.values():
+        if "train" in found and len(found) > 1:
+            shown = ", ".join(f"{split} ({example})" for split, example in found.items())
+            raise DataError(
+                [f"{path}: holds several splits: {shown}: name the files of the one that is meant"]
+            )
 
 
 def _is_other_data(path: Path) -> bool:

@@ -21,7 +21,7 @@ def split_of(path: str) -> str:
     with _hub_faults(path) as datasets:
         if not config:
             configs = datasets.get_dataset_config_names(name)
-            if len(configs) > 1 and "default" not in configs:
+            if datasets.get_dataset_default_config_name(name) is None and len(configs) > 1:
                 raise DataError(
                     [f"{path}: has the configurations {', '.join(configs)}: hf:{name}@{configs[0]}"]
                 )

@@ -84,7 +84,9 @@ def _adapted(path: str, run: RunDirectory | None, adapter: Path) -> Source:
         )
     model = run.read_config().model if run else SupervisedModel(path=base)
     # The run may have named its base relative to where it was started; the adapter has it whole.
-    made_of = {"path": base, "adapter": before and str(before), "dtype": "float32"}
+    # An adapter that was written before it named the one that it goes on has it from the run.
+    first = str(before) if before else model.adapter
+    made_of = {"path": base, "adapter": first, "dtype": "float32"}
     model = model.model_copy(update=made_of)
     return Source(path, run, model, adapter, settings.get("task_type") == "SEQ_CLS")
 

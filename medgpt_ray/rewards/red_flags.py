@@ -20,9 +20,10 @@ _GENERAL = re.compile(
     r"\s*(?:please )?"
     r"(?:(?:what (?:is|are|causes|does)|define|explain|describe|translate"
     r"|how (?:is|are|does|common)"
-    r"|which \w+ (?:is|are|drugs?|tests?)|(?:does|can) \w+ (?:cause|prevent))\b"
+    r"|which (?:drug|medicine|antibiotic|test)s? (?:is|are)|(?:does|can) \w+ (?:cause|prevent))\b"
     r"|(?:请)?(?:什么是|什么叫|解释|简述|描述|翻译|(?:如何|怎么|怎样)预防)"
-    r"|[^，。？]{1,20}(?:是什么|的定义|的病因|的机制|的?症状有|有哪些|有什么区别|流行病学|能预防))"
+    r"|[^，。？]{1,20}(?:是什么|的定义|的病因|的机制)"
+    r"|[^，。？了着过误服吃喝吞]{1,12}(?:的症状有哪些|有什么区别|流行病学|能预防[^，。？]{1,8}吗)[?？。]?$)"
 )
 _SOMEBODY = re.compile(
     r"\b(?:i|i'm|my|me|we|our|he|she|his|her|him|they|patient|child|baby|now)\b"

@@ -40,11 +40,12 @@ NO_DRUG = re.compile(
 )
 """Before an amount that is none of a drug."""
 NO_DRUG_BEHIND = re.compile(
-    r"[^.;。；,，]{0,3}?(?:(?:of )?(?:(?:warm|cold|plain|boiled|tap|dietary|added|total) )?"
+    r"\s*(?:(?:of )?(?:(?:warm|cold|plain|boiled|tap|dietary|added|total) )?"
     r"(?:water|fluids?|milk|juice|tea|coffee|fib(?:er|re)|protein|sugar|salt|carb\w*|fat|nuts"
     r"|fruits?|vegetables|meat|fish|rice|bread|blood|urine)\b"
-    r"|的?(?:温|冷|热|白)?(?:开水|水(?!剂|飞蓟|杨酸)|液体|牛奶|果汁|茶(?!碱)|咖啡(?!因)|坚果|蔬菜|水果|蛋白质"
-    r"|膳食纤维|食盐|盐(?!酸)|糖(?!浆)|肉|鱼(?!肝油)|米饭|面包|吐司|馒头|烟|酒))"
+    r"(?!-| (?:of|soluble|bound|oil)\b)"
+    r"|的?(?:温开水|白开水|[温凉热开清]水|牛奶|果汁|坚果|蔬菜|水果|蛋白质|膳食纤维|食盐|米饭|面包|吐司|馒头"
+    r"|香烟|[水盐糖酒茶烟肉鱼](?=[，,。；;、！!？?\s]|$))(?!送|冲|服|溶|稀释|调))"
 )
 """Behind it."""
 LARGE = frozenset({"l", "liter", "liters", "litre", "litres", "升", "dl", "分升", "fl", "μl", "ul"})

@@ -59,6 +59,7 @@ class Adapters:
 
         async with self._applying:
             current = {}
+            versioned = {f"{name}@{adapter['version']}" for name, adapter in wanted.items()}
             for name, adapter in wanted.items():
                 directory, version = Path(adapter["path"]), adapter["version"]
                 current[name] = internal = f"{name}@{version}"
@@ -70,19 +71,21 @@ class Adapters:
                         f"{directory}: holds version {found} of adapter {name}, not {version}: "
                         "update again with what is there now"
                     )
-                await self._free_slot(name, current)
+                await self._free_slot(name, versioned)
                 request = LoRARequest(internal, next(self._ids), str(directory))
                 await self._engine.add_lora(request)
                 self._table[internal] = request
             self._current = current
         await self._drop_unused()
 
-    async def _free_slot(self, name: str, loaded: Mapping[str, str]) -> None:
+    async def _free_slot(self, name: str, wanted: Collection[str]) -> None:
         """Requests on old versions hold theirs until they end: that is waited for. A failure here
         would cost the replica, which Serve replaces."""
         until = time.monotonic() + self._patience
         while len(self._table) >= self._slots:
-            await self._drop(keep=loaded.values())
+            for internal in list(self._table):
+                if internal not in wanted:
+                    await self._drop(internal)
             if time.monotonic() > until:
                 raise ModelError(
                     f"adapter {name}: all {self._slots} adapter slots were taken for "
@@ -91,13 +94,14 @@ class Adapters:
             await asyncio.sleep(0.1)
 
     async def _drop_unused(self) -> None:
-        if not self._applying.locked():
-            await self._drop()
-
-    async def _drop(self, keep: Collection[str] = ()) -> None:
         for internal in list(self._table):
-            wanted = internal in self._current.values() or internal in keep
-            if self._running[internal] == 0 and not wanted:
-                request = self._table.pop(internal)
-                del self._running[internal]
+            if not self._applying.locked():  # which may want it from now on
+                await self._drop(internal)
+
+    async def _drop(self, internal: str) -> None:
+        """Where neither a request has it nor those to come would get it."""
+        if self._running[internal] == 0 and internal not in self._current.values():
+            request = self._table.pop(internal, None)
+            del self._running[internal]
+            if request is not None:
                 await self._engine.remove_lora(request.lora_int_id)

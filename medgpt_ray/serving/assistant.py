@@ -90,7 +90,7 @@ class Assistant:
             if self._augment:
                 augmented = await asyncio.to_thread(self._augment, messages)
                 # With a form of the caller's own, the model is asked for the sentence, not bound.
-                formed = any(map(body.get, FORMS)) or isinstance(body.get("tool_choice"), dict)
+                formed = _formed(asked) or isinstance(asked.get("tool_choice"), dict)
                 bound = {} if formed else augmented.fields
                 body = {**body, "messages": list(augmented.messages), **bound}
             if self._tell_tools and _wants_tools(body):
@@ -101,8 +101,8 @@ class Assistant:
             case = await asyncio.to_thread(examine, [{"role": "user", "content": text}])
         if case is None and not augmented.notes and self._log is None:
             return None, body
-        fixed = any(map(asked.get, FORMS)) and asked.get("response_format") != {"type": "text"}
-        return Reply(case, augmented.notes, fixed_form=fixed or path == COMPLETIONS), body
+        fixed = _formed(asked) or path == COMPLETIONS
+        return Reply(case, augmented.notes, fixed_form=fixed), body
 
     async def _forward(self, scope: Any, body: Any, receive: Any, answer: "Answer") -> None:
         content = json.dumps(body, ensure_ascii=False).encode()
@@ -193,6 +193,11 @@ class Answer:
         headers.append((b"content-length", b"%d" % len(content)))
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": content})
+
+
+def _formed(body: Mapping[str, Any]) -> bool:
+    """Whether the caller asks for a form; plain text is none."""
+    return any(map(body.get, FORMS)) and body.get("response_format") != {"type": "text"}
 
 
 def _wants_tools(body: Mapping[str, Any]) -> bool:

@@ -41,8 +41,9 @@ def told_of(
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     told = [_as_text(message) for message in messages]
     instruction = INSTRUCTION.format(tools=listed)
-    if told and told[0].get("role") == "system" and (said := text_of(told[0])):
-        return [{**told[0], "content": f"{said}\n\n{instruction}"}, *told[1:]]
+    if told and told[0].get("role") == "system":
+        said = text_of(told[0])
+        return [{**told[0], "content": f"{said}\n\n{instruction}".strip()}, *told[1:]]
     return [{"role": "system", "content": instruction}, *told]
 
 

@@ -598,6 +598,10 @@ def test_answers_of_tools_as_hermes_writes_them() -> None:
     row = parse({"messages": [*turns, {"role": "tool", "content": both}, SAY]}, "messages")
     assert isinstance(row, Conversation)
     assert [m["content"] for m in row.messages if m["role"] == "tool"] == ["5", "6"]
+    many = "\n".join(written.format(number) for number in range(30)) + "\nUse these."
+    row = parse({"messages": [*turns, {"role": "tool", "content": many}, SAY]}, "messages")
+    assert isinstance(row, Conversation)
+    assert row.messages[2]["content"] == many  # more than answers: as it is, and at once
     shown = {"role": "system", "content": "Call <tools>...</tools>."}
     with pytest.raises(BadRow, match="tools: the system message has <tools> already"):
         parse({"messages": [shown, ASK, SAY], "tools": [TOOL]}, "messages")

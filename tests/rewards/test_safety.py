@@ -124,7 +124,21 @@ def test_food_and_samples_are_no_doses(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Take 500 mg with water.", "每次2片，温水送服。", "10毫升糖浆", "5 ml of the syrup"]
+    "text",
+    [
+        "Take 500 mg with water.",
+        "每次2片，温水送服。",
+        "10毫升糖浆",
+        "5 ml of the syrup",
+        "口服25 mg酒石酸美托洛尔",
+        "500 mg 烟酸",
+        "静脉注射 50 mg 鱼精蛋白",
+        "40 mg 糖皮质激素",
+        "每次 0.3 g 温水送服",
+        "30 ml milk of magnesia",
+        "500 mg water-soluble aspirin",
+        "300 mg protein-bound paclitaxel",
+    ],
 )
 def test_what_is_taken_with_water_is_a_dose(text: str) -> None:
     assert len(doses(text)) == 1

@@ -83,6 +83,8 @@ def test_the_form_that_a_caller_asks_for_is_kept(add_sources):
         answer = chat(add_sources, asked, **fields)
         assert "structured_outputs" not in answer["choices"][0]["message"]["content"]
         assert answer["medgpt"]["retrieval"]["sufficient"] is False
+    answer = chat(add_sources, asked, response_format={"type": "text"})
+    assert "structured_outputs" in answer["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,11 @@ def test_the_system_message_stays_one():
     assert system["content"] == "Be brief."
 
 
+def test_an_empty_system_message_stays_one():
+    told = told_of([TOOL], [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}])
+    assert [message["role"] for message in told] == ["system", "user"]
+
+
 def test_contents_may_be_parts():
     def parts(text):
         return [{"type": "text", "text": text}]

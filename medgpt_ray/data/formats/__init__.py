@@ -42,7 +42,7 @@ _ANSWERS = frozenset({"chosen", "rejected"})
 _TURNS = frozenset({"messages", "conversations"})
 _ANSWER = frozenset({"completion", "response"})
 _LABEL = frozenset({"label", "kto_tag"})
-LABELS = ("label", "kto_tag", "is_correct", "correct")
+LABELS = ("label", "kto_tag", "is_correct")
 """Columns that tell good answers from bad ones where they say yes or no."""
 COLUMNS_SHOWN = 40
 Columns = Mapping[str, str | list[str]]
@@ -361,7 +361,8 @@ def _check_unread(record: Object, kind: type[Row]) -> None:
         refused(record, MEDIA, "only texts are trained on: leave the row out, or this column")
         refused_turns(record, "functions", "is not read: rename it to tools")
     for name in LABELS if kind is Conversation else ():
-        if str(record.get(name)).strip().lower() in ("true", "false", "0", "1", "0.0", "1.0"):
+        value = record.get(name)
+        if value in (True, False, "true", "false", "True", "False"):  # 0 and 1 are equal to these
             raise BadRow(name, TOLD_APART)
 
 

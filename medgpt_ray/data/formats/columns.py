@@ -40,7 +40,7 @@ UNUSED = "or say that it is not needed with columns: unused"
 ANSWERED = ("answer", "答", "output", "completion", "response", "chosen", "response_chosen")
 TOLD_APART = (
     "tells good answers from bad ones, such rows are for stage kto: leave the bad ones out, and "
-    "this column"
+    f"this column, {UNUSED}"
 )
 """Of a label beside a conversation."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")

@@ -58,7 +58,6 @@ MASKS = ("mask", "masked")
 # in its text, as Hermes writes it.
 WRITTEN_CALL = "<tool_call>"
 WRITTEN_RESPONSE = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
-WRITTEN = re.compile(rf"(?:\s*{WRITTEN_RESPONSE.pattern})+\s*", re.DOTALL)
 _NEXT = {
     "": ("system", "user"),
     "system": ("user",),
@@ -110,9 +109,10 @@ def read_turns(value: Any, field: str) -> list[Turn]:
 def _responses(turn: Turn) -> list[Turn]:
     """A turn of tools as Hermes writes it, each answer in `<tool_response>`, as a turn for each
     answer: chat templates write what is around them."""
-    if turn.message["role"] != "tool" or not WRITTEN.fullmatch(turn.message["content"]):
-        return [turn]
     answers = WRITTEN_RESPONSE.findall(turn.message["content"])
+    beside = WRITTEN_RESPONSE.sub("", turn.message["content"]).strip()
+    if turn.message["role"] != "tool" or not answers or beside:
+        return [turn]
     return [Turn(turn.field, turn.message | {"content": answer}, turn.ids) for answer in answers]
 
 
