@@ -20,7 +20,7 @@ class Engine:
         self.held: list[str] = []
 
     async def add_lora(self, request: Any) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.2)
         self.held.append(request.lora_name)
 
     async def remove_lora(self, number: int) -> None:
@@ -90,7 +90,7 @@ def test_what_an_update_wants_back_is_not_dropped_by_a_request_that_ends(wanted)
         await adapters.apply(wanted(a=2, b=2))
         leaving = asyncio.create_task(old_a.__aexit__(None, None, None))
         await asyncio.sleep(0.01)  # it drops a@1, which takes its time
-        back = asyncio.create_task(adapters.apply(wanted(a=3, b=1)))
+        back = asyncio.create_task(adapters.apply(wanted(b=1, a=3)))
         await asyncio.sleep(0)
         await asyncio.gather(leaving, back, old_b.__aexit__(None, None, None))
         async with adapters.use("b") as internal:
