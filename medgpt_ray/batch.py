@@ -89,6 +89,9 @@ def rollouts(
         old_log_probs=flat("old_log_probs"),
         reference_log_probs=flat("reference_log_probs"),
         values=flat("old_values"),
+        generated=torch.from_numpy(
+            np.concatenate([_mask(sample.completion, mask_truncated=False) for sample in samples])
+        ).double(),
     )
 
 
@@ -103,7 +106,7 @@ def with_targets(sequences: Seq[Sequence], targets: Targets) -> list[Sequence]:
 
 
 def with_advantages(samples: Seq[Sample], sequences: Seq[Sequence]) -> list[Sample]:
-    """The samples with the mean advantage of their trained tokens, for the record."""
+    """The samples with the mean advantage of their trained tokens, for the record; 0 of none."""
     means = [
         float(s.fields["advantage"] @ s.fields["mask"]) / max(float(s.fields["mask"].sum()), 1.0)
         for s in sequences

@@ -166,12 +166,15 @@ class Controller:
                     "algorithm.dynamic_sampling.max_rounds"
                 )
             prompts = self.prompts.take(wanted - len(accepted))
-            accepted += _teaching(self._scored(self._generate(prompts, self.step, turn)))
+            more = self._scored(self._generate(prompts, self.step, turn), all_may_fail=True)
+            accepted += _teaching(more)
             turn += 1
         self.sampling_rounds = turn
         return accepted
 
-    def _scored(self, generation: Generation) -> list[list[Sample]]:
+    def _scored(self, generation: Generation, *, all_may_fail: bool = False) -> list[list[Sample]]:
+        """The groups of a batch with their rewards. Where every one fails it is the function or its
+        server, but not of the few prompts of another round."""
         with self._phase("generate"):
             completions = generation.result()
             while self.roles.rollout.notices:
@@ -183,7 +186,7 @@ class Controller:
         failed = [s for group in groups for s in group if s.failure]
         for sample in failed:
             self.console.notice(failure_line(sample))
-        if len(failed) == sum(map(len, groups)):
+        if len(failed) == sum(map(len, groups)) and not all_may_fail:
             raise RunFailed(f"step {self.step + 1}: every reward failed, see the lines above")
         self.failed += failed
         stalest = max(self.step - s.completion.oldest_version for group in groups for s in group)
@@ -251,7 +254,8 @@ class Controller:
     def _record(self, metrics: dict[str, float], samples: list[Sample], seconds: float) -> None:
         """Log the step. Its sync is the one that brought its policy to the engines."""
         times, self.times = self.times, {}
-        metrics |= clock(times, seconds, metrics)
+        beside = self.config.algorithm.max_staleness > 0
+        metrics |= clock(times, seconds, metrics, beside)
         metrics["policy_version"] = float(self.step)
         raised = self.alarms.watch(self.step, metrics)
         metrics["alarms"] = self.alarms.active

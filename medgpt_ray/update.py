@@ -54,8 +54,14 @@ def learn(config: RlRun, models: Models, algorithm: PolicyGradient, step: Step) 
     rewards = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
     metrics = {
         "zero_variance_groups": float(zero_variance_groups(rewards, step.group)),
-        "advantage/abs_mean": float(np.mean([abs(sample.advantage) for sample in samples])),
     }
+    trained = [
+        abs(sample.advantage)
+        for sample, s in zip(samples, sequences, strict=True)
+        if s.fields["mask"].any()
+    ]
+    if trained:
+        metrics["advantage/abs_mean"] = float(np.mean(trained))
     if algorithm.shapes_rewards:
         metrics["kl/completion"] = float(algorithm.completion_kl(rollouts).mean())
         metrics["kl/coefficient"] = step.kl_coefficient

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from medgpt_ray import batch
-from medgpt_ray.algos.dapo import Dapo
+from medgpt_ray.algos.dapo import Dapo, teaches
 from medgpt_ray.algos.grpo import Grpo
 from medgpt_ray.algos.policy_gradient import Targets
+from medgpt_ray.algos.rloo import Rloo
 from medgpt_ray.config import algorithms as schema
+from medgpt_ray.step_metrics import average, clock, per_token
 from medgpt_ray.types import Completion, Prompt, Sample, VersionSpan
 
 
@@ -90,3 +92,45 @@ def test_token_targets_find_their_tokens_again() -> None:
     assert filled[1].fields["advantage"].tolist() == [3, 4, 5, 6, 7]
     assert filled[3].fields["return"].tolist() == [112, 113]
     assert [s.advantage for s in batch.with_advantages(SAMPLES, filled)] == [1, 5, 9.5, 12.5]
+
+
+def test_what_is_cut_off_drifts_as_much_as_what_is_not() -> None:
+    """With the KL in the reward, a completion that is left out of the loss pays for it too."""
+    algorithm = Rloo(schema.Rloo())  # its KL is in the reward
+    samples = [sample(0, 0, 1.0, 4), sample(0, 1, 0.0, 4)]
+    samples += [sample(0, index, 0.0, 4, truncated=True) for index in (2, 3)]
+    found = {}
+    for masked in (False, True):
+        config = algorithm.config.model_copy(update={"mask_truncated": masked})
+        sequences = batch.to_sequences(Rloo(config), samples)
+        drift = [np.full(4, value, dtype=np.float32) for value in (0.0, -5.0)]
+        for name, values in zip(("old_log_probs", "reference_log_probs"), drift, strict=True):
+            sequences = batch.with_field(sequences, name, [values] * 4)
+        made = batch.rollouts(Rloo(config), samples, sequences, torch.zeros(4).long(), 8)
+        found[masked] = Rloo(config).targets(made, 0.05).advantages
+        assert Rloo(config).completion_kl(made).unique().numel() == 1
+    torch.testing.assert_close(found[True][:8], found[False][:8])
+    assert found[True][:5].tolist() == pytest.approx([1, 1, 1, 1, -1 / 3])
+
+
+def test_rewards_that_differ_by_rounding_are_equal() -> None:
+    assert not teaches([0.1 + 0.2, 0.3])
+    assert not teaches([0.0, 0.0])
+    assert teaches([0.3, 0.300001])
+
+
+def test_without_a_trained_token_there_are_no_means() -> None:
+    sums = {"loss": 0.0, "grad_norm": 0.0, "entropy": 0.0, "kl/max": 0.0}
+    assert per_token(sums, 0) == {"loss": 0.0, "grad_norm": 0.0}
+    assert per_token(sums | {"entropy": 6.0}, 3)["entropy"] == 2.0
+    both = average([per_token(sums, 0), per_token(sums | {"entropy": 6.0}, 3)])
+    assert both["entropy"] == 2.0
+    assert both["loss"] == 0.0
+
+
+def test_generation_beside_learning_is_timed_by_the_step() -> None:
+    times = {"generate": 0.004, "reward": 1.0, "learn": 8.0, "sync": 0.5}
+    metrics = {"tokens/generated": 1000.0, "tokens/learned": 800.0}
+    assert clock(times, 10.0, metrics, beside=True)["tokens_per_s/generate"] == 100
+    times["generate"] = 2.0
+    assert clock(times, 11.0, metrics, beside=False)["tokens_per_s/generate"] == 500

@@ -175,6 +175,18 @@ def test_failures_in_groups_that_are_not_learned_from_are_told(
     assert loop.failed == [alike[2]]
 
 
+def test_a_round_of_prompts_without_a_reward_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = controller(tmp_path, dynamic_sampling={"max_rounds": 4})
+    wanted = loop.config.algorithm.prompts_per_step
+    teaching = [[sample(0.0), sample(1.0)] for _ in range(wanted)]
+    lost = [sample(float("nan"), "no such row")] * 2
+    scored(loop, monkeypatch, teaching[1:], [lost], teaching[:1])
+    assert loop._collect() == [*teaching[1:], *teaching[:1]]
+    assert loop.failed == lost
+
+
 def test_when_every_reward_fails_that_is_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

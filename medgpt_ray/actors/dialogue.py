@@ -7,6 +7,7 @@ so each turn's prompt begins with exactly the tokens of the turns before.
 Legend: P = tokens of the prompt, T = of the completion, observations included.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
@@ -74,6 +75,25 @@ class Dialogue:
         self.done, self.over = replace(self.done, error=error), True
 
 
+@dataclass(frozen=True)
+class Unbuilt:
+    """In place of an environment whose making raised: its first step tells, and costs the
+    completion."""
+
+    error: Exception
+
+    def step(self, spoken: str) -> Observation:
+        raise self.error
+
+
+def build(environment: Any, prompt: Prompt, arguments: dict[str, Any]) -> Any:
+    """The environment of one completion, or what tells why there is none."""
+    try:
+        return environment(prompt.row, **arguments)
+    except Exception as error:  # noqa: BLE001  the user's code: costs its sample
+        return Unbuilt(error)
+
+
 class Listener:
     """Renders what environments say, by the chat template, as the tokens between two turns."""
 
@@ -126,9 +146,11 @@ def converse(
                 dialogue.over |= dialogue.turns >= max_turns
             heard = [d for d in going if not d.over]
             steps = [threads.submit(d.environment.step, d.spoken) for d in heard]
+            until = time.monotonic() + seconds  # of all: they began together
             for dialogue, step in zip(heard, steps, strict=True):
                 try:
-                    _answer(dialogue, step.result(timeout=seconds), listener, max_tokens)
+                    left = max(until - time.monotonic(), 0.0)
+                    _answer(dialogue, step.result(timeout=left), listener, max_tokens)
                 except TooLate:
                     dialogue.fail(f"no observation within {seconds:g} s")
                 except Exception as error:  # noqa: BLE001  the user's code: costs its sample

@@ -36,11 +36,13 @@ class ReferenceWorker:
 
     def log_probs(self, batch: Seq[Sequence]) -> list[np.ndarray]:
         """[T] float32 for each sequence."""
+        from medgpt_ray.models.attention import varlen
         from medgpt_ray.models.packing import micro_batches
         from medgpt_ray.models.policy import score
 
         limits = self.config.max_tokens_per_microbatch, self.config.projection_chunk_tokens
-        micros = micro_batches(batch, *limits)
+        shared = not varlen(self.policy.network)
+        micros = micro_batches(batch, *limits, shared=shared)
         scored = score(self.policy, [micro.to(self.device) for micro in micros])
         return [scored[index] for index in range(len(batch))]
 

@@ -144,7 +144,7 @@ class RolloutWorker:
         self, prompts: Sequence[Prompt], completions: int, greedy: bool
     ) -> list[list[Completion]]:
         """Completions of several turns, with an environment of its own for each."""
-        from medgpt_ray.actors.dialogue import Dialogue, Listener, converse
+        from medgpt_ray.actors.dialogue import Dialogue, Listener, build, converse
         from medgpt_ray.rewards import find
 
         section = self.config.rollout.multi_turn
@@ -156,7 +156,7 @@ class RolloutWorker:
             return [self._completion("", request.outputs[0]) for request in outputs]
 
         dialogues = [
-            Dialogue(prompt, index, environment(prompt.row, **section.arguments))
+            Dialogue(prompt, index, build(environment, prompt, section.arguments))
             for prompt in prompts
             for index in range(completions)
         ]

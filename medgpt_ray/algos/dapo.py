@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medgpt_ray.algos.advantages import zero_variance_groups
 from medgpt_ray.algos.policy_gradient import PolicyGradient, Rollouts, Targets
 from medgpt_ray.config import algorithms as sections
 
@@ -34,4 +35,5 @@ def overlong_penalty(lengths: Tensor, limit: int, section: sections.Overlong) ->
 def teaches(rewards: Sequence[float]) -> bool:
     """Whether the rewards of a group differ: equal ones give no advantage to anyone."""
     values = torch.tensor(rewards, dtype=torch.float64)
-    return values.numel() > 1 and bool((values != values[0]).any())
+    group = torch.zeros(len(rewards), dtype=torch.long)
+    return values.numel() > 1 and zero_variance_groups(values, group) == 0

@@ -48,10 +48,15 @@ class Rollouts:
     """[N] likewise."""
     values: Tensor | None = None
     """[N] the critic's value before each token; there when the algorithm has a critic."""
+    generated: Tensor | None = None
+    """[N] 1.0 where the policy generated the token, trained on or not; None where that is the
+    same."""
 
     def of_completions(self, values: Tensor) -> Tensor:
-        """[B] sums of [N] values over the trained tokens of each completion."""
-        return torch.zeros_like(self.rewards).index_add(0, self.sequence, values * self.mask)
+        """[B] sums of [N] values over the tokens that the policy generated: a completion that is
+        left out of the loss has its part in its group's baseline as it would have otherwise."""
+        own = self.mask if self.generated is None else self.generated
+        return torch.zeros_like(self.rewards).index_add(0, self.sequence, values * own)
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,12 @@ class Faults(Section):
     """So often all roles are started anew from the last checkpoint after one of them died."""
 
 
+METRICS = {"reward", "ci_low", "ci_high", "completion_length", "mean", "std", "overlong"} | {
+    "reward_model"
+}
+"""Names under `reward/` and `heldout/` that are not those of functions."""
+
+
 class RlRun(Section):
     """A reinforcement-learning run."""
 
@@ -350,6 +356,10 @@ class RlRun(Section):
         if not self.rewards and self.reward_model is None:
             problems.append("rewards: name at least one function, or a reward_model")
         names = [reward.function.rpartition(":")[2] for reward in self.rewards]
+        problems += [
+            f"rewards: a function is called {name!r}, as metrics of the run are: rename it"
+            for name in sorted({*names} & METRICS)
+        ]
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.append(
                 f"rewards: {names.count(name)} functions are called {name!r}, which metrics could "

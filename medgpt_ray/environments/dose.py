@@ -34,7 +34,7 @@ class DoseTools:
     """`row["doses"]` maps a medicine to what is known of it, such as "15 mg/kg every 6 hours"."""
 
     def __init__(self, row: dict[str, Any]) -> None:
-        self.doses = {name.lower(): text for name, text in row.get("doses", {}).items()}
+        self.doses = {name.lower(): text for name, text in (row.get("doses") or {}).items()}
 
     def step(self, text: str) -> Observation:
         calls = CALL.findall(text)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medgpt_ray.actors.dialogue import Dialogue, Listener, converse
+from medgpt_ray.actors.dialogue import Dialogue, Listener, build, converse
 from medgpt_ray.environments.dose import DoseTools, value
 from medgpt_ray.models.load import load_tokenizer, stop_token_ids
 from medgpt_ray.types import Completion, Prompt, VersionSpan
@@ -131,6 +131,25 @@ def test_an_environment_that_raises_or_hangs_costs_its_completion(
     assert done[0].error == "KeyError: 'x'"
     assert done[1].error == "no observation within 0.5 s"
     assert done[2].error is None
+
+
+def test_steps_that_hang_have_one_deadline_and_a_broken_environment_costs_its_completion(
+    tokenizer: Any, stop: int
+) -> None:
+    def broken(row: Any, size: int) -> Any:
+        raise TypeError(f"no table of {size}")
+
+    hang = [Environment(60.0) for _ in range(20)]
+    unbuilt = build(broken, prompt(tokenizer), {"size": 3})
+    started = time.monotonic()
+    done, _ = run(tokenizer, stop, ["a"], *hang, unbuilt, seconds=0.5)
+    assert time.monotonic() - started < 5  # not 20 times half a second
+    assert {completion.error for completion in done[:-1]} == {"no observation within 0.5 s"}
+    assert done[-1].error == "TypeError: no table of 3"
+
+
+def test_dose_tools_without_a_table() -> None:
+    assert "which has nothing" in DoseTools({"doses": None}).look_up("aspirin")
 
 
 def test_dose_tools() -> None:

@@ -46,6 +46,7 @@ def test_the_minimal_run_is_valid_and_immutable() -> None:
             "cannot shard bitsandbytes weights",
         ),
         ({"rewards": [{"function": "a:s"}, {"function": "b:s"}]}, "2 functions are called 's'"),
+        ({"rewards": [{"function": "a:reward"}]}, "called 'reward', as metrics of the run are"),
         (
             {"algorithm": {"prompts_per_step": 4, "minibatches_per_step": 3}},
             "must divide prompts_per_step",
