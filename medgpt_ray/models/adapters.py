@@ -121,8 +121,10 @@ def _embeddings(network: Any) -> dict[str, nn.Module]:
 def base_of(directory: Path) -> tuple[str, Path | None]:
     """The model that an adapter was trained on ("" where it does not say), and the adapter that was
     merged into it before, which the written one names as its base."""
-    settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    base = settings.get("base_model_name_or_path") or ""
+    file = directory / "adapter_config.json"
+    if not file.is_file():
+        raise ModelError(f"{directory}: holds no adapter_config.json, so it is no adapter")
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
     if base and (Path(base) / "adapter_config.json").is_file():
         return base_of(Path(base))[0], Path(base)
     return base, None

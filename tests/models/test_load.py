@@ -155,6 +155,11 @@ def test_flash_attention_is_refused_where_it_cannot_run(
         load_policy(flash, 0)
 
 
+def test_a_directory_without_an_adapter_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"^{tmp_path}: holds no adapter_config.json, so it is"):
+        load_policy(section(tiny_model, adapter=str(tmp_path)), 0)
+
+
 def test_the_reference_of_a_run_has_its_new_tokens(tiny_model: Path) -> None:
     settings = section(tiny_model, new_tokens=("<think>",))
     policy, reference = load_policy(settings, 0), load_frozen(settings)

@@ -109,9 +109,11 @@ def read_turns(value: Any, field: str) -> list[Turn]:
 def _responses(turn: Turn) -> list[Turn]:
     """A turn of tools as Hermes writes it, each answer in `<tool_response>`, as a turn for each
     answer: chat templates write what is around them."""
+    if turn.message["role"] != "tool":
+        return [turn]
     answers = WRITTEN_RESPONSE.findall(turn.message["content"])
     beside = WRITTEN_RESPONSE.sub("", turn.message["content"]).strip()
-    if turn.message["role"] != "tool" or not answers or beside:
+    if not answers or beside:
         return [turn]
     return [Turn(turn.field, turn.message | {"content": answer}, turn.ids) for answer in answers]
 
