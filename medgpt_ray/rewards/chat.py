@@ -19,11 +19,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_WAIT_SECONDS = 1.0
 Answer = TypeVar("Answer")
-_locks = [threading.Lock() for _ in range(1024)]
+_asking: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # by question
+_guard = threading.Lock()
 
 
 class ChatError(RuntimeError):
@@ -103,7 +105,8 @@ def ask(server: Server, messages: list[dict[str, str]], read: Callable[[str], An
     }
     digest = hashlib.sha256(json.dumps([server.base_url, request]).encode()).hexdigest()
     deadline = time.monotonic() + server.time_limit_s
-    lock = _locks[int(digest[:8], 16) % len(_locks)]
+    with _guard:
+        lock = _asking.setdefault(digest, threading.Lock())
     if not lock.acquire(timeout=server.time_limit_s):
         raise ChatError(f"{server.url}: another thread asked the same and had no answer in time")
     try:
