@@ -55,8 +55,10 @@ def alternate(
             tell(results)
 
 
-def table(results: Mapping[str, Sequence[Result]], rate: str, pairs: Mapping[str, str]) -> str:
-    """All columns, and of each pair (ours -> the other) the ratio of `rate`, round by round."""
+def table(
+    results: Mapping[str, Sequence[Result]], rate: str, pairs: Sequence[tuple[str, str]]
+) -> str:
+    """All columns, and of each pair (ours, the other) the ratio of `rate`, round by round."""
     columns = list(next(runs[0] for runs in results.values() if runs))
     lines = ["| contender | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, runs in results.items():
@@ -64,7 +66,7 @@ def table(results: Mapping[str, Sequence[Result]], rate: str, pairs: Mapping[str
             cells = [cell([run[column] for run in runs]) for column in columns]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("")
-    for mine, other in pairs.items():
+    for mine, other in pairs:
         both = zip(results.get(mine, ()), results.get(other, ()), strict=False)
         ratios = [a[rate] / b[rate] for a, b in both]
         if ratios:

@@ -81,10 +81,10 @@ def main() -> None:
         "medgpt, full, bfloat16": partial(mine, overrides=[bf16]),
         "TRL, full, bfloat16": partial(theirs, options={"dtype": "bfloat16"}),
     }
-    pairs = {
-        "medgpt, LoRA, float32": "TRL, LoRA, float32",
-        "medgpt, full, bfloat16": "TRL, full, bfloat16",
-    }
+    pairs = [
+        ("medgpt, LoRA, float32", "TRL, LoRA, float32"),
+        ("medgpt, full, bfloat16", "TRL, full, bfloat16"),
+    ]
     about = machine.describe(THREADS)
 
     def tell(results: dict[str, list[Result]]) -> None:

@@ -144,7 +144,7 @@ def main() -> None:
             + table(
                 {name: [_of(run, clients) for run in runs] for name, runs in results.items()},
                 "tokens/s",
-                {"medgpt serve": "vllm serve"},
+                [("medgpt serve", "vllm serve")],
             )
             for clients in CLIENTS
         )

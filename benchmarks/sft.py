@@ -81,11 +81,11 @@ def main() -> None:
         "medgpt, LoRA, float32": partial(mine, overrides=[fp32, LORA]),
         "TRL, LoRA, float32": partial(theirs, options={"lora": 16}),
     }
-    pairs = {
-        "medgpt, full, bfloat16": "TRL, full, bfloat16",
-        "medgpt, full, float32": "TRL, full, float32",
-        "medgpt, LoRA, float32": "TRL, LoRA, float32",
-    }
+    pairs = [
+        ("medgpt, full, bfloat16", "TRL, full, bfloat16"),
+        ("medgpt, full, float32", "TRL, full, float32"),
+        ("medgpt, LoRA, float32", "TRL, LoRA, float32"),
+    ]
     about = machine.describe(THREADS)
     ceiling = machine.learning_ceiling(PARAMETERS, THREADS)
 

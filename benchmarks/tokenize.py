@@ -2,9 +2,11 @@
 
     python -m benchmarks.tokenize [--rounds 2] [--rows 20000] [--data FILE]
 
-Both read the same JSONL file, render SmolLM2's chat template and tokenise; this system also marks
-which tokens are trained, and shuffles. Rows/s over everything after the imports, time to the first
-row, and the drop of the machine's available memory. Each runs in a process of its own.
+All read the same JSONL file, render SmolLM2's chat template and tokenise. This system also marks
+which tokens are trained, and shuffles; `datasets.map, mask` marks them as well, with the template's
+assistant turns in `{% generation %}` blocks. Rows/s over everything after the imports and the start
+of Ray, time to the first row, and the drop of the machine's available memory. Each runs in a
+process of its own.
 """
 
 import argparse
@@ -22,6 +24,10 @@ from benchmarks.compare import Result, alternate, table, today
 MODEL = "embedded:smollm2-135m-instruct"
 OUTPUT = Path("benchmarks/results/tokenize.md")
 PROCESSES, SECONDS = 2, 1800
+TURN = """{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"""
+MARKED_TURN = """{{'<|im_start|>' + message['role'] + '\n'}}{% if message['role'] == 'assistant' %}\
+{% generation %}{{message['content'] + '<|im_end|>'}}{% endgeneration %}\
+{% else %}{{message['content'] + '<|im_end|>'}}{% endif %}{{'\n'}}"""
 
 
 def run(folder: Path, who: str, data: str) -> Result:
@@ -36,17 +42,19 @@ def stream(data: str, folder: Path) -> Result:
     import ray
 
     from medgpt_ray.config.supervised import Source, SupervisedData
-    from medgpt_ray.data.examples import Recipe
+    from medgpt_ray.data.examples import Recipe, renderer_of
     from medgpt_ray.data.rejects import Rejects
     from medgpt_ray.data.sources import open_source
     from medgpt_ray.data.stream import Stream
     from medgpt_ray.models.load import resolve_model
 
-    started = time.perf_counter()
-    ray.init(num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
     settings = SupervisedData(train=[Source(path=data)], max_tokens=4096)
+    recipe = Recipe("sft", settings, str(resolve_model(MODEL)), 0)
+    renderer_of(recipe.tokenizer, settings)  # imports transformers
+    ray.init(num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
+    started = time.perf_counter()
     batches = Stream(
-        Recipe("sft", settings, str(resolve_model(MODEL)), 0),
+        recipe,
         [open_source(source, "sft") for source in settings.train],
         Rejects(folder / "rejected.jsonl", settings),
         examples_per_step=64,
@@ -65,17 +73,20 @@ def stream(data: str, folder: Path) -> Result:
     }
 
 
-def mapped(data: str, folder: Path) -> Result:
+def mapped(data: str, folder: Path, mask: bool = False) -> Result:
     import datasets
 
     from medgpt_ray.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(MODEL)
 
+    if mask:
+        assert tokenizer.chat_template.count(TURN) == 1
+        tokenizer.chat_template = tokenizer.chat_template.replace(TURN, MARKED_TURN)
+
     def tokenise(row: dict) -> dict:
-        messages = row["messages"]
-        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-        return {"input_ids": ids}
+        made = tokenizer.apply_chat_template(row["messages"], return_assistant_tokens_mask=mask)
+        return {name: made[name] for name in ("input_ids", "assistant_masks") if name in made}
 
     started = time.perf_counter()
     rows = datasets.load_dataset("json", data_files=data, split="train", cache_dir=str(folder))
@@ -92,7 +103,8 @@ def mapped(data: str, folder: Path) -> Result:
     }
 
 
-CONTENDERS = {"medgpt": stream, "datasets.map": mapped}
+MAPPED = {"datasets.map": mapped, "datasets.map, mask": partial(mapped, mask=True)}
+CONTENDERS = {"medgpt": stream, **MAPPED}
 
 
 def write_rows(source: str, count: int, target: Path) -> None:
@@ -134,7 +146,7 @@ def main() -> None:
             f"# Tokenising: this system and datasets.map\n\n{today()}, `python -m "
             f"benchmarks.tokenize --rounds {options.rounds} --rows {options.rows}`. {about}.\n\n"
             f"{options.rows:,} conversations, {PROCESSES} processes each; mean over rounds "
-            "(range).\n\n" + table(results, "rows/s", {"medgpt": "datasets.map"})
+            "(range).\n\n" + table(results, "rows/s", [("medgpt", name) for name in MAPPED])
         )
 
     try:

@@ -85,9 +85,8 @@ class Example:
     """The margin of a pair, 1 or 0 for a labelled answer; NaN where there is none."""
 
 
-def tokenise(work: Work, number: int, recipe: Recipe) -> Iterator[pa.Table]:
+def tokenise(work: Work, number: int, recipe: Recipe, renderer: Renderer) -> Iterator[pa.Table]:
     """The rows of a segment that this epoch draws; `number` goes into the column `work`."""
-    renderer = renderer_of(recipe.tokenizer, recipe.data)
     rows: list[dict[str, Any]] = []
     for record in read(work.segment):
         if work.share < 1 and not _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share):

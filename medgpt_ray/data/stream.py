@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -19,15 +20,24 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from medgpt_ray.data.examples import Example, Recipe, Work, examples_of, tokenise
+from medgpt_ray.data.examples import (
+    Example,
+    Recipe,
+    Work,
+    examples_of,
+    renderer_of,
+    tokenise,
+)
 from medgpt_ray.data.rejects import Rejects
+from medgpt_ray.data.render import Renderer
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles
 
 FETCH_S = 300.0
 """The longest that a task may wait for what it is to read."""
-WINDOWS_AT_A_TIME = 16
+WINDOWS_AT_A_TIME = 32
 """Windows that one Ray Data execution reads; the next execution follows it."""
+MOST_WORKS_PER_TASK = 8
 
 
 @dataclass
@@ -245,10 +255,11 @@ class Stream:
     ) -> Iterator[tuple[int, int, int, dict[str, Any], list[Example]]]:
         """(epoch, work of the epoch, row of the work, the row, its examples), from the `skip`-th
         row of a work on."""
+        renderer = ray.put(renderer_of(self.recipe.tokenizer, self.recipe.data))
         while leg := self._leg(epoch, work):
             works = [order[number] for _, number, order in leg]
             at, row_number = 0, 0
-            for table in read_and_tokenise(self.recipe, works):
+            for table in read_and_tokenise(self.recipe, renderer, works):
                 for row, examples in examples_of(table, self.recipe.paired):
                     if row["work"] != at:
                         at, row_number = row["work"], 0
@@ -301,20 +312,42 @@ class Stream:
         return works
 
 
-def read_and_tokenise(recipe: Recipe, works: Sequence[Work]) -> Iterator[pa.Table]:
+def read_and_tokenise(
+    recipe: Recipe, renderer: "ray.ObjectRef[Renderer]", works: Sequence[Work]
+) -> Iterator[pa.Table]:
     """Tables of `tokenise` in the order of `works`, made ahead by Ray Data."""
     shared = ray.put((recipe, list(works)))
 
     def task(batch: pa.Table) -> Iterator[pa.Table]:
         recipe, works = ray.get(shared, timeout=FETCH_S)
-        for number in batch["id"].to_pylist():
-            yield from tokenise(works[number], number, recipe)
+        for start, end in zip(batch["start"].to_pylist(), batch["end"].to_pylist(), strict=True):
+            for number in range(start, end):
+                yield from tokenise(works[number], number, recipe, _fetched(renderer))
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    numbers = [{"id": number} for number in range(len(works))]
-    dataset = ray.data.from_items(numbers, override_num_blocks=len(works))
+    tasks = tasks_of(len(works))
+    dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     cpus = min(1.0, recipe.data.cpus)
     made = dataset.map_batches(task, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
     yield from made.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=2)
+
+
+def tasks_of(works: int) -> list[dict[str, int]]:
+    """Works `start` to `end` (exclusive) of each task: few in the first, for the first rows to come
+    soon, and then more, as Ray Data takes up to 0.2 s to start another task."""
+    tasks: list[dict[str, int]] = []
+    end = 0
+    while end < works:
+        start, size = end, min(1 + len(tasks) // 4, MOST_WORKS_PER_TASK)
+        end = min(start + size, works)
+        tasks.append({"start": start, "end": end})
+    return tasks
+
+
+@lru_cache(maxsize=1)
+def _fetched(renderer: "ray.ObjectRef[Renderer]") -> Renderer:
+    """The renderer of this process: to be handed one spares it the import of torch, with which
+    transformers opens a tokenizer."""
+    return ray.get(renderer, timeout=FETCH_S)

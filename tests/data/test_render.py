@@ -5,6 +5,8 @@ What is learned is compared with texts that have ⟦ and ⟧ around it, characte
 
 import json
 import pickle
+import subprocess
+import sys
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -436,6 +438,20 @@ def test_a_renderer_pickles(named: Any) -> None:
     expected = kind.conversation(Conversation(MULTI))
     copy = pickle.loads(pickle.dumps(kind))
     assert copy.conversation(Conversation(MULTI)) == expected
+
+
+def test_a_worker_that_is_handed_one_needs_no_torch(tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "renderer").write_bytes(pickle.dumps(renderer(tiny)))
+    program = """
+import pickle, sys
+from medgpt_ray.types import Conversation
+renderer = pickle.load(open(sys.argv[1], "rb"))
+turns = {"role": "user", "content": "Dose?"}, {"role": "assistant", "content": "5 mg"}
+assert any(renderer.conversation(Conversation(messages=turns)).trained)
+print("torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "renderer")]
+    assert subprocess.check_output(command, timeout=60) == b"False\n"
 
 
 def test_a_turn_costs_one_rendering(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medgpt_ray.config.supervised import SftRun, Source
-from medgpt_ray.data.examples import Work, tokenise
+from medgpt_ray.data.examples import Work, renderer_of, tokenise
 from medgpt_ray.data.formats import Reading
 from medgpt_ray.data.opening import find_data, open_data
 from medgpt_ray.data.rows import DataError
@@ -52,7 +52,8 @@ def test_rows_with_columns_of_other_names_become_examples(tiny_model: Path, tmp_
     ((segment, reading),) = files.train[0].segments
     assert reading == Reading("qa", COLUMNS)
     assert [example.place for example in opened.validation] == [f"{held}:1"]
-    (table,) = tokenise(Work(segment, reading, 0, 0, 1.0), 0, opened.recipe)
+    renderer = renderer_of(opened.recipe.tokenizer, opened.recipe.data)
+    (table,) = tokenise(Work(segment, reading, 0, 0, 1.0), 0, opened.recipe, renderer)
     assert table["problem"].to_pylist() == ["", "Response: empty, expected text"]
 
 

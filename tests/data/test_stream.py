@@ -15,7 +15,7 @@ from medgpt_ray.data.examples import Recipe
 from medgpt_ray.data.rejects import Rejects
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles, open_source
-from medgpt_ray.data.stream import Stream
+from medgpt_ray.data.stream import Stream, tasks_of
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -91,6 +91,14 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(
     assert first != sorted(first, key=lambda place: int(place.partition(":")[2]))
     assert flat(places(make_stream(tiny_model, tmp_path, source, epochs=2))) == first + second
     assert flat(places(make_stream(tiny_model, tmp_path, source, seed=1))) != first
+
+
+@pytest.mark.parametrize("works", [1, 2, 5, 100])
+def test_tasks_share_out_all_works_in_their_order(works: int) -> None:
+    tasks = [range(task["start"], task["end"]) for task in tasks_of(works)]
+    assert [work for task in tasks for work in task] == list(range(works))
+    assert [len(task) for task in tasks[:4]] == [1] * min(4, works)
+    assert max(map(len, tasks)) <= 8
 
 
 @pytest.mark.parametrize("taken", [1, 6, 15, 27])
