@@ -38,13 +38,15 @@ START_SECONDS = 900.0
 POLL_SECONDS = 0.5
 RAY_SERVE = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "medgpt_ray.serving.proxy:middlewares",
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
 """Of a Ray Serve of our own: what it does beside generation, at its own settings, takes a tenth of
 the throughput on two cores. Its controller would look around every 0.1 s, and a streamed chunk go
-through Ray's object store and from thread to thread, in the replica and in the proxy."""
+through Ray's object store and from thread to thread, in the replica and in the proxy. The path is
+that of the proxy's middleware."""
 AUTH_MODE = "RAY_AUTH_MODE"
 """A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
 

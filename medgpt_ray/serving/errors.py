@@ -12,6 +12,7 @@ TYPES = {
     408: "timeout_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
+    500: "server_error",
     503: "server_error",
 }
 

@@ -232,6 +232,11 @@ def test_refusals_have_openai_errors(server):
         ask(server.client(), "hello", max_tokens=-1)
 
 
+def test_a_caller_cannot_cut_an_answer_short(server):
+    hurry = {"x-request-timeout-seconds": "0.001"}
+    assert ask(server.client(), "hello", extra_headers=hurry).choices[0].message.content
+
+
 def test_health_and_metrics(server):
     assert httpx.get(f"{server.url}/health").status_code == 200
     assert httpx.get(f"{server.url}/metrics").status_code == 401
