@@ -1,6 +1,7 @@
 """From the tasks that a user names to checked questions with their prompts."""
 
 import csv
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def open_task(named: str, limit: int | None) -> Asked:
     """The questions of `NAME` or `NAME=FILE`, the first `limit` of them.
 
     All are checked. Raises `ConfigError` with every problem as `file:line: field: what, the fix`,
-    `DataError` for a file that cannot be read.
+    `DataError` for a file that cannot be read. Rows of CMExam without an answer are left out and
+    told, as its authors leave them out.
     """
     name, _, given = named.partition("=")
     task, path = load_task(name)
@@ -31,18 +33,27 @@ def open_task(named: str, limit: int | None) -> Asked:
     problems: list[str] = []
     questions: list[Question] = []
     prompts: list[str] = []
+    unanswered: list[str] = []
     for place, row in _rows(file):
         try:
             if isinstance(row, BadRow):
                 raise BadQuestion(row.field or "row", row.reason)
+            if task.format == "cmexam" and not row.get("Answer"):
+                unanswered.append(place)
+                continue
             question = parse(row, task.format, place)
             prompts.append(fill(task.prompt, question))
             _check(task, question)
             questions.append(question)
         except BadQuestion as bad:
             problems.append(f"{place}: {bad}")
+    if unanswered and not (questions or problems):
+        problems.append(f"{file}: Answer: missing in every row, expected letters")
     if problems:
         raise ConfigError(problems)
+    if unanswered:
+        told = f"{Path(name).stem}: left out {len(unanswered)} without an answer, first {unanswered[0]}"
+        print(told, file=sys.stderr)
     stem = Path(name).stem
     return Asked(stem, task, file, questions[:limit], prompts[:limit], _score(task))
 

@@ -2,8 +2,10 @@
 
     choice  {"question": "...", "options": {"A": "...", "B": "..."}, "answer": "B"}
     open    {"question": "...", "rubric": [{"points": 5, "any": ["rest"]}, ...]}
-    cmb     CMB-Exam (arXiv 2308.08833): question, option, answer, question_type
-    cmexam  CMExam (arXiv 2306.03030): Question, Options, Answer
+    cmb     CMB-Exam (arXiv 2308.08833): question, option, answer, question_type, as the README of
+            FreedomIntelligence/CMB has them
+    cmexam  CMExam (arXiv 2306.03030): Question, Options, Answer, as williamliujl/CMExam's
+            src/preprocess/generate_prompt.py reads them
 
 Options are a dict by letter, in the order of the letters; `choice` also takes a list of texts, and
 `cmexam` the texts of its CSV files ("A ...\\nB ...") or a list of {"key": "A", "value": "..."}.

@@ -60,6 +60,21 @@ def test_a_good_answer_earns_the_rubric() -> None:
     assert asked.score(burn, bad) == 0
 
 
+def test_rows_of_cmexam_without_an_answer_are_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "test.csv"
+    head = "Question,Options,Answer,Explanation\n"
+    file.write_text(
+        f'{head}胆汁由？,"A 肝\nB 肺",A,\n无题,"A 甲\nB 乙",,\n尿由？,"A 肝\nB 肾",B,\n'
+    )
+    asked = open_task(f"cmexam={file}", None)
+    assert [question.answer for question in asked.questions] == ["A", "B"]
+    assert capsys.readouterr().err == f"cmexam: left out 1 without an answer, first {file}:4\n"
+    file.write_text(f'{head}无题,"A 甲\nB 乙",,\n')
+    assert problems(f"cmexam={file}") == [f"{file}: Answer: missing in every row, expected letters"]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
 def test_cmb_from_the_users_file(tmp_path: Path, suffix: str) -> None:
     several = {"question_type": "多项选择题", "answer": "AB"}
