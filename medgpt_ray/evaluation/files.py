@@ -51,10 +51,10 @@ def open_task(named: str, limit: int | None) -> Asked:
         problems.append(f"{file}: Answer: missing in every row, expected letters")
     if problems:
         raise ConfigError(problems)
-    if unanswered:
-        told = f"{Path(name).stem}: left out {len(unanswered)} without an answer, first {unanswered[0]}"
-        print(told, file=sys.stderr)
     stem = Path(name).stem
+    if unanswered:
+        told = f"{stem}: left out {len(unanswered)} without an answer, first {unanswered[0]}"
+        print(told, file=sys.stderr)
     return Asked(stem, task, file, questions[:limit], prompts[:limit], _score(task))
 
 
