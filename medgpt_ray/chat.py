@@ -26,7 +26,8 @@ HELP = """\
 /clear            forget the conversation, not the system prompt
 /save FILE.jsonl  write the conversation as a row of training data
 /adapter on|off   of a LoRA run: with what it trained, or without
-/exit             or the end of the input; Ctrl-C stops an answer"""
+/exit             or the end of the input; Ctrl-C stops an answer
+A question that begins with / has a space before it."""
 
 
 def chat(path: str, system: str | None, sampling: Sampling, dtype: str | None, seed: int) -> None:
@@ -40,7 +41,7 @@ def chat(path: str, system: str | None, sampling: Sampling, dtype: str | None, s
 
         _tell(f"{path}. /help shows the commands.")
     while (line := _read(terminal)) is not None:
-        if line.strip() and not session.handle(line.strip()):
+        if line.strip() and not session.handle(line.rstrip("\r\n")):
             return
 
 
@@ -82,7 +83,7 @@ class Session:
         if not line.startswith("/"):
             self.say(line)
             return True
-        name, _, rest = line.partition(" ")
+        name, _, rest = line.strip().partition(" ")
         if name == "/exit":
             return False
         commands: dict[str, Callable[[str], str]] = {

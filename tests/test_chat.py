@@ -92,18 +92,22 @@ def test_what_does_not_fit_is_told_and_forgotten(
     assert "[cut at its token limit]" in talk(session, capsys, FEVER[0])[1]
 
 
-def test_lines_through_a_pipe(taught_model: Path) -> None:
+def test_lines_through_a_pipe(taught_model: Path, tmp_path: Path) -> None:
     """Only answers come out of the standard output."""
-    lines = [IRON[0], "/help", IRON[2], "", "/unknown", "/clear", FEVER[0], "/exit", ZINC[0]]
+    lines = [IRON[0], "/help", IRON[2], "", "/unknown", "/clear", FEVER[0]]
+    lines += ["/clear ", f"  {FEVER[0]} ", "/save spaces.jsonl", "/exit", ZINC[0]]
     done = subprocess.run(
         [sys.executable, "-m", "medgpt_ray.cli", "chat", str(taught_model), "--max-tokens", "40"],
         input="\n".join(lines),
         capture_output=True,
         text=True,
         timeout=200,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{IRON[1]}\n{IRON[3]}\n{FEVER[1]}\n"
+    assert done.stdout.startswith(f"{IRON[1]}\n{IRON[3]}\n{FEVER[1]}\n")
+    saved = json.loads((tmp_path / "spaces.jsonl").read_text())
+    assert saved["messages"][0]["content"] == f"  {FEVER[0]} "  # as the API would get it
     assert "/unknown: no such command" in done.stderr
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from medgpt_ray.guard.notices import examine
 from medgpt_ray.serving.adapters import Adapters
-from medgpt_ray.serving.errors import Refusal
+from medgpt_ray.serving.errors import Refusal, send_json
 from medgpt_ray.serving.reply import Reply
 from medgpt_ray.serving.request_log import RequestLog
 from medgpt_ray.serving.tools import told_of
@@ -20,6 +20,8 @@ from medgpt_ray.serving.tools import told_of
 VERSION_HEADER = b"x-medgpt-version"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 FORMS = ("response_format", "structured_outputs")
+DEAD_END = "Internal server error"
+"""What vLLM says where a grammar left the model no next token."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -122,14 +124,18 @@ class Assistant:
 
 
 class Answer:
-    """vLLM's messages on their way to the caller, through `reply` where there is one."""
+    """vLLM's messages on their way to the caller, through `reply` where there is one.
+
+    What vLLM finds wrong with a request after it has begun to stream comes as the first event: it
+    is answered as where nothing is streamed, with its status.
+    """
 
     def __init__(self, send: Any, version: str, reply: Reply | None, *, form: bool) -> None:
         """`form`: the caller asked for one, as a JSON schema or a pattern."""
         self._send, self._version, self._reply, self._form = send, version, reply, form
         self.status = 0
         self._start: Any = None
-        self._stream = False
+        self._stream = self._begun = self._refused = False
         self._buffer = b""
 
     async def send(self, message: Any) -> None:
@@ -139,16 +145,29 @@ class Answer:
             kinds = [v for k, v in headers if k.lower() == b"content-type"]
             self._stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
             self._start = {**message, "headers": headers}
-            if self._stream or (self._passes and not self._dead_end):
+            if self._passes and not self._dead_end and not self._stream:
                 await self._send(self._start)
+        elif self._refused:
+            return
+        elif self._stream and not self._begun and (error := _error_in(message)):
+            self._refused, self.status = True, error["code"]
+            if self._dead_end and error["message"] == DEAD_END:
+                await self._refuse_form()
+            else:
+                version = {VERSION_HEADER.decode(): self._version}
+                await send_json(self._send, self.status, {"error": error}, version)
         elif self._dead_end:
             self._buffer += message.get("body", b"")
             if not message.get("more_body"):
                 await self._send_failure()
+        elif self._stream:
+            if not self._begun:
+                self._begun = True
+                await self._send(self._start)
+            passes = message if self._passes else {**message, "body": self._events(message)}
+            await self._send(passes)
         elif self._passes:
             await self._send(message)
-        elif self._stream:
-            await self._send({**message, "body": self._events(message)})
         else:
             self._buffer += message.get("body", b"")
             if not message.get("more_body"):
@@ -179,13 +198,16 @@ class Answer:
         return b"data: " + _dumps(self._reply.chunk(json.loads(data)))
 
     async def _send_failure(self) -> None:
-        if b'"Internal server error"' in self._buffer:  # else the engine says what befell it
-            self.status = 400
-            message = "no text has the form that was asked for"
-            await Refusal(400, message, "response_format").send(self._send)
+        if f'"{DEAD_END}"'.encode() in self._buffer:  # else the engine says what befell it
+            await self._refuse_form()
         else:
             await self._send(self._start)
             await self._send({"type": "http.response.body", "body": self._buffer})
+
+    async def _refuse_form(self) -> None:
+        self.status = 400
+        message = "no text has the form that was asked for"
+        await Refusal(400, message, "response_format").send(self._send)
 
     async def _send_whole(self) -> None:
         content = _dumps(self._reply.whole(json.loads(self._buffer)))
@@ -193,6 +215,15 @@ class Answer:
         headers.append((b"content-length", b"%d" % len(content)))
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": content})
+
+
+def _error_in(message: Any) -> dict[str, Any] | None:
+    """Of a stream's first event, where it is one."""
+    event = message.get("body", b"")
+    if not event.startswith(b'data: {"error":'):
+        return None
+    error: dict[str, Any] = json.loads(event.partition(b"\n")[0].removeprefix(b"data: "))["error"]
+    return error
 
 
 def _formed(body: Mapping[str, Any]) -> bool:

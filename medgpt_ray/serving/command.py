@@ -1,5 +1,6 @@
 """`medgpt serve` and `medgpt serve update`: deploy on Ray, and change what is deployed."""
 
+import fcntl
 import json
 import os
 import socket
@@ -110,27 +111,60 @@ def serve(
 def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
     """Change what the server on `port` serves; returns when every answer comes from the new."""
     record = _record(port)
+    with _alone(record, port):
+        running = _running(record, port)
+        before = Settings.model_validate(running["settings"])
+        adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
+        paths = {adapter.name: adapter.path for adapter in adapters_before} | pairs(adapters)
+        # The name stays: callers go on asking for it.
+        wanted = before.model_copy(update={"model": model or before.model})
+        settings, found = check(wanted, paths, running=True)
+        if running[AUTH_MODE]:
+            os.environ[AUTH_MODE] = running[AUTH_MODE]
+        with _ray(settings, running["address"]):
+            if settings != before:
+                _room_for_one_more(settings)
+            try:
+                _deploy(settings, found)
+            except (DeployFailed, KeyboardInterrupt):
+                print(f"going back to {before.model}", file=sys.stderr, flush=True)
+                _deploy(before, adapters_before)
+                raise
+            _write(record, settings, found)
+    print(f"serving {settings.name} ({settings.version})", flush=True)
+
+
+@contextmanager
+def _alone(record: Path, port: int) -> Iterator[None]:
+    """No other update of this server meanwhile: it would go back to what this one replaces."""
+    if not record.parent.is_dir():
+        raise PreflightError([f"--port {port}: no `medgpt serve` runs there (no {record})"])
+    with record.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = f"--port {port}: another update is at work, wait for it"
+            raise PreflightError([problem]) from None
+        yield
+
+
+def _running(record: Path, port: int) -> dict[str, Any]:
+    """What is deployed, as far as its Ray still answers."""
     if not record.is_file():
         raise PreflightError([f"--port {port}: no `medgpt serve` runs there (no {record})"])
-    running = json.loads(record.read_text())
-    before = Settings.model_validate(running["settings"])
-    adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
-    paths = {adapter.name: adapter.path for adapter in adapters_before} | pairs(adapters)
-    # The name stays: callers go on asking for it.
-    wanted = before.model_copy(update={"model": model or before.model})
-    settings, found = check(wanted, paths, running=True)
-    if running[AUTH_MODE]:
-        os.environ[AUTH_MODE] = running[AUTH_MODE]
-    with _ray(settings, running["address"]):
-        if settings != before:
-            _room_for_one_more(settings)
-        try:
-            _deploy(settings, found)
-        except DeployFailed:
-            _deploy(before, adapters_before)
-            raise
-        _write(record, settings, found)
-    print(f"serving {settings.name} ({settings.version})", flush=True)
+    running: dict[str, Any] = json.loads(record.read_text())
+    host, _, gcs = running["address"].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(gcs)), timeout=10).close()
+    except OSError as error:
+        record.unlink()
+        raise PreflightError(
+            [
+                f"--port {port}: the `medgpt serve` of there is gone, its Ray at "
+                f"{running['address']} does not answer ({error.strerror or error})"
+            ]
+        ) from None
+    return running
 
 
 def check(
@@ -150,6 +184,8 @@ def check(
             found.append(_adapter(adapter, path, name, directory))
         except ModelError as error:
             problems.append(f"--adapter {error}")
+    weights = [directory, *(Path(adapter.path) for adapter in found)]
+    problems += [problem for each in weights if each for problem in versions.broken(each)]
     if directory is not None:
         changes = {
             "model": str(directory.resolve()),

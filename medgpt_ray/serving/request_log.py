@@ -14,6 +14,8 @@ from medgpt_ray.serving.reply import Reply
 
 LAST_TEXTS = 20
 CHARACTERS = 10_000
+LONGEST = 200
+"""Characters of the longest piece of personal data."""
 
 
 class RequestLog:
@@ -60,7 +62,9 @@ def _told(written: Future[None]) -> None:
 
 
 def _logged(text: str) -> str:
-    return mask(text[:CHARACTERS]) + ("..." if len(text) > CHARACTERS else "")
+    if len(text) <= CHARACTERS:
+        return mask(text)
+    return mask(text[: CHARACTERS + LONGEST])[:-LONGEST] + "..."  # none is cut and so not known
 
 
 def _said(body: dict[str, Any]) -> list[str]:

@@ -131,4 +131,8 @@ def pairs(adapters: Sequence[str] | None) -> dict[str, str]:
     wrong = [adapter for adapter in adapters or () if "=" not in adapter]
     if wrong:
         raise ConfigError([f"--adapter {adapter}: expected NAME=DIRECTORY" for adapter in wrong])
-    return dict(adapter.split("=", 1) for adapter in adapters or ())
+    named = [adapter.split("=", 1) for adapter in adapters or ()]
+    names = [name for name, _ in named]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError([f"--adapter {name}: given twice, keep one" for name in twice])
+    return dict(named)

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja")
 
 
@@ -18,6 +20,18 @@ def of_directory(directory: Path) -> str:
 def of_weights(directory: Path) -> str:
     """The same over the weights alone."""
     return _digest(directory, _PATTERNS[:1])
+
+
+def broken(directory: Path) -> list[str]:
+    """What is wrong with weight files that are cut off or none, by their heads."""
+    problems = []
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(file, "np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            problems.append(f"{file}: broken weights file: {error}")
+    return problems
 
 
 def _digest(directory: Path, patterns: Sequence[str]) -> str:

@@ -39,17 +39,20 @@ class Server:
     def client(self, key: str = "key-of-tests") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
 
-    def update(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def updating(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "medgpt_ray.cli", "serve", "update", *arguments]
-        environment = {**os.environ, "MEDGPT_CACHE": str(self.cache), **KEYS}
-        return subprocess.run(
+        return subprocess.Popen(
             [*command, "--port", str(self.port)],
-            env=environment,
-            capture_output=True,
+            env={**os.environ, "MEDGPT_CACHE": str(self.cache), **KEYS},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=READY_SECONDS,
-            check=False,
         )
+
+    def update(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with self.updating(*arguments) as process:
+            out, err = process.communicate(timeout=READY_SECONDS)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 KEYS = {"MEDGPT_API_KEYS": "key-of-tests,key-of-load,key-of-fuzz,key-of-crowd"}

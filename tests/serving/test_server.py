@@ -180,8 +180,21 @@ def test_a_form_is_kept_or_refused(server):
     assert json.loads(answer.choices[0].message.content)["kg"] in (3, 40)
     assert answer.model_extra["medgpt"]["guard"]["notices"] == [ADVICE["en"]]
     for pattern in ({"regex": r"[^\s\S]"}, {"grammar": "root ::= root"}):
+        body = {"structured_outputs": pattern}
         with pytest.raises(openai.BadRequestError):
-            ask(server.client(), "hello", extra_body={"structured_outputs": pattern})
+            ask(server.client(), "hello", extra_body=body)
+        with pytest.raises(openai.APIError):  # perhaps with the first token
+            list(ask(server.client(), "hello", extra_body=body, stream=True))
+
+
+@pytest.mark.parametrize(
+    "field", [{"logit_bias": {"999999": 1}}, {"extra_body": {"stop_token_ids": [-7]}}]
+)
+def test_a_wrong_field_has_its_status_in_a_stream_too(server, field):
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as wrong:
+            ask(server.client(), "hello", stream=stream, **field)
+        assert wrong.value.body["type"] == "BadRequestError"
 
 
 def test_thirty_two_streams_at_once(server):

@@ -1,6 +1,8 @@
 """Options of the command line, keys and versions."""
 
 import json
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from medgpt_ray.cli import app
 from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.preflight import PreflightError
-from medgpt_ray.serving import command, deployment, versions
+from medgpt_ray.serving import command, deployment, request_log, versions
 from medgpt_ray.serving.keys import Keys, KeysError
 from medgpt_ray.serving.settings import Settings, pairs, settings_from
 
@@ -38,6 +40,41 @@ def test_every_wrong_option_is_named():
         settings_from({"model": "m"}, "3:1", [])
     with pytest.raises(ConfigError, match="cardio"):
         pairs(["cardio"])
+    with pytest.raises(ConfigError, match="--adapter cardio: given twice, keep one"):
+        pairs(["cardio=a", "derma=b", "cardio=c"])
+
+
+def test_weights_that_are_cut_off_are_named(taught_model: Path, tmp_path: Path):
+    model = copy(taught_model, tmp_path / "model")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PreflightError) as caught:
+        command.check(Settings(model=str(model)), {})
+    assert [str(weights) in problem for problem in caught.value.problems] == [True]
+
+
+def test_an_update_of_a_server_that_is_gone_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "CACHE", tmp_path)
+    with pytest.raises(PreflightError, match="no `medgpt serve` runs there"):
+        command.update(8000, None, [])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        record = tmp_path / "serve" / "8000.json"
+        record.parent.mkdir()
+        record.write_text(json.dumps({"address": address}))
+        with pytest.raises(PreflightError, match=f"is gone, its Ray at {address}"):
+            command.update(8000, None, [])
+    assert not record.exists()
+
+
+def test_a_long_text_is_logged_without_half_a_number():
+    cut = request_log.CHARACTERS
+    for at in (cut - 15, cut - 1, cut + 190):
+        said = request_log._logged("，" * at + "110105199003078515" + "，" * 400)
+        assert not re.search(r"\d", said), at
+        assert said.endswith("...")
+    assert request_log._logged("My mail is jane.doe@example.org") == "My mail is [email]"
 
 
 def test_keys_from_a_file(tmp_path: Path):

@@ -3,6 +3,8 @@
 Last of the package by its name: it changes what the shared server serves.
 """
 
+import fcntl
+import signal
 import time
 
 import pytest
@@ -33,6 +35,34 @@ def test_a_broken_update_is_named_and_changes_nothing(server, tmp_path):
     assert "config.json" in done.stderr
     done = server.update("--adapter", "nowhere")
     assert done.returncode == 2
+
+
+def test_one_update_at_a_time(server, models):
+    lock = server.cache / "serve" / f"{server.port}.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = server.update(str(models.other))
+    assert done.returncode == 2
+    assert "another update is at work" in done.stderr
+
+
+def test_an_interrupted_update_changes_nothing(server, models):
+    """The record and the server stay those of before: a later update starts from there."""
+    record = server.cache / "serve" / f"{server.port}.json"
+    before = record.read_text()
+    with server.updating(str(models.other)) as update:
+        deadline = time.monotonic() + 120
+        while not called("ray::ServeReplica", processes_of(server.pid))[1:]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        update.send_signal(signal.SIGINT)
+        assert update.wait(timeout=120) == 130
+    assert record.read_text() == before
+    answer = server.client().chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Hi"}], max_tokens=2
+    )
+    assert answer.system_fingerprint == versions.of_directory(models.base)
+    assert len(called("ray::ServeReplica", processes_of(server.pid))) == 1
 
 
 def test_weights_are_swapped_by_new_replicas(server, models):
