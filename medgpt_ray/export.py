@@ -4,7 +4,10 @@ model card; on request measured beside what it was made from.
 Everything is made and checked under a temporary name beside the output, which then appears whole.
 """
 
+import errno
+import glob
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -124,16 +127,27 @@ def export(
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
     """A scratch directory beside `target`, on its disk, that is gone after the block."""
-    if target.exists():
+    if os.path.lexists(target):
         raise ModelError(f"--output: {target} exists: name a new directory")
     if not target.parent.is_dir():
         raise ModelError(f"--output: {target.parent} is no directory")
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    scratch.mkdir()
+    own = f".{target.name}.{platform.node()}."  # others may write to a disk that they share
+    for left_over in target.parent.glob(f"{glob.escape(own)}*.tmp"):  # of exports that were killed
+        process = left_over.stem.removeprefix(own)
+        runs = process != str(os.getpid()) and Path("/proc", process).exists()
+        if process.isdigit() and not runs:
+            shutil.rmtree(left_over, ignore_errors=True)
+    scratch = target.with_name(f"{own}{os.getpid()}.tmp")
     try:
+        scratch.mkdir()
         yield scratch
+    except Exception as error:  # safetensors and tokenizers have no class for a full disk
+        full = os.strerror(errno.ENOSPC)
+        if full not in str(error):
+            raise
+        raise ModelError(f"--output: {target}: {full}: free some, or name another disk") from None
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _own_dtype(source: Source) -> str:

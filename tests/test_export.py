@@ -1,15 +1,19 @@
 """What `medgpt export` writes: whole or not at all, in the format asked for, with its card."""
 
+import errno
 import importlib.util
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from taught import ADAPTED, copy, messages
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +27,7 @@ from medgpt_ray.models.gguf import check_gguf
 from medgpt_ray.models.load import EMBEDDED, resolve_model
 
 TEXT = "The patient takes one tablet with water in the morning and one tablet at night. " * 8
+RUST_FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
 def answer(directory: Path, dtype: str = "float32") -> str:
@@ -174,8 +179,41 @@ def test_an_output_that_exists_is_left_alone(taught_model: Path, tmp_path: Path)
     with pytest.raises(ModelError, match="exists: name a new directory"):
         export(str(taught_model), str(target), None, None, None)
     assert (target / "mine").read_text() == "keep"
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ModelError, match="link exists: name a new directory"):
+        export(str(taught_model), str(tmp_path / "link"), None, None, None)
     with pytest.raises(ModelError, match="is no directory"):
         export(str(taught_model), str(tmp_path / "no" / "out"), None, None, None)
+
+
+def test_a_full_disk_is_told(
+    taught_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by writers in Rust, whose errors are of no class that says so."""
+    for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError(RUST_FULL)):
+        monkeypatch.setattr("medgpt_ray.export._convert", Mock(side_effect=error))
+        with pytest.raises(ModelError, match=f"^--output: {tmp_path}/out: No space left on device"):
+            export(str(taught_model), str(tmp_path / "out"), None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(
+    taught_model: Path, tmp_path: Path
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = platform.node()
+    removed = [f".out.{here}.{process}.tmp" for process in (ended.pid, os.getpid())]
+    kept = [
+        f".out.{here}.{os.getppid()}.tmp",
+        f".out.elsewhere.{ended.pid}.tmp",
+        f".out.2.{here}.{ended.pid}.tmp",
+        f".out.{here}.mine.tmp",
+    ]
+    for name in removed + kept:
+        (tmp_path / name / "final").mkdir(parents=True)
+    export(str(taught_model), str(tmp_path / "out"), None, None, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *kept}
 
 
 def test_a_text_that_is_too_short_to_compare_on(taught_model: Path, tmp_path: Path) -> None:

@@ -118,13 +118,32 @@ def _embeddings(network: Any) -> dict[str, nn.Module]:
     return {paths[module]: module for module in modules}
 
 
-def base_of(directory: Path) -> tuple[str, Path | None]:
-    """The model that an adapter was trained on ("" where it does not say), and the adapter that was
-    merged into it before, which the written one names as its base."""
+def read_adapter_config(directory: Path) -> dict[str, Any]:
+    """The adapter_config.json of PEFT; that of a LoRA has `r` and `target_modules`."""
     file = directory / "adapter_config.json"
     if not file.is_file():
         raise ModelError(f"{directory}: holds no adapter_config.json, so it is no adapter")
-    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    fix = "copy it whole, or write it anew with PEFT"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read as JSON: {error}: {fix}") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{file}: is no object of JSON: {fix}")
+    fields: dict[str, Any] = {"peft_type": str, "base_model_name_or_path": str | None}
+    if values.get("peft_type") == "LORA":
+        fields |= {"r": int, "target_modules": list | str}
+    for field, kind in fields.items():
+        if not isinstance(values.get(field), kind):
+            told = f"cannot be {values[field]!r}" if field in values else "is missing"
+            raise ModelError(f"{file}: {field}: {told}: {fix}")
+    return values
+
+
+def base_of(directory: Path) -> tuple[str, Path | None]:
+    """The model that an adapter was trained on ("" where it does not say), and the adapter that was
+    merged into it before, which the written one names as its base."""
+    base = read_adapter_config(directory).get("base_model_name_or_path") or ""
     if base and (Path(base) / "adapter_config.json").is_file():
         return base_of(Path(base))[0], Path(base)
     return base, None

@@ -13,6 +13,8 @@ from medgpt_ray.models.load import load_frozen, load_tokenizer, resolve_model, s
 from medgpt_ray.types import FinishReason
 
 HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+COOLEST = 0.01
+"""A temperature between 0 and this one is this one, as in vLLM: logits must not overflow."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class ChatModel:
         own = self.network.generation_config
         sampled: dict[str, Any] = {}
         if sampling.temperature > 0:
-            sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            temperature = max(sampling.temperature, COOLEST)
+            sampled = {"temperature": temperature, "top_p": sampling.top_p, "top_k": 0}
         return GenerationConfig(
             max_new_tokens=room,
             do_sample=sampling.temperature > 0,

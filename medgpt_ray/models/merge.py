@@ -5,7 +5,6 @@ directory names its base. The merged model is written, opened again and asked: i
 those of the base with the adapter.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from medgpt_ray.config.schema import Model
 from medgpt_ray.config.supervised import SupervisedModel
-from medgpt_ray.models.adapters import base_of, open_adapter
+from medgpt_ray.models.adapters import base_of, open_adapter, read_adapter_config
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_model
 from medgpt_ray.models.load import (
@@ -75,7 +74,7 @@ def find_source(path: str) -> Source:
 
 
 def _adapted(path: str, run: RunDirectory | None, adapter: Path) -> Source:
-    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings = read_adapter_config(adapter)
     base, before = base_of(adapter)
     if not base or not Path(base).is_dir():
         raise ModelError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.interrupt import at_once
-from medgpt_ray.models.adapters import base_of
+from medgpt_ray.models.adapters import base_of, read_adapter_config
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
 from medgpt_ray.preflight import PreflightError
@@ -226,7 +226,9 @@ def _adapter(name: str, path: str, model: str, base: Path | None) -> Adapter:
         raise ModelError(f"{name}={path}: holds no adapter_config.json and *.safetensors of PEFT")
     if name == model or "@" in name or not name:
         raise ModelError(f"{name}={path}: call it otherwise, without @ and not as the model")
-    values = json.loads(config.read_text())
+    values = read_adapter_config(directory)
+    if values["peft_type"] != "LORA":
+        raise ModelError(f"{name}={path}: is of {values['peft_type']}, and only LoRA is served")
     targets = values["target_modules"]
     if isinstance(targets, str) or not set(targets).isdisjoint(("lm_head", "embed_tokens")):
         raise ModelError(

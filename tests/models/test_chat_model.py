@@ -79,6 +79,13 @@ def test_sampling_draws_and_repeats_with_its_seed(tiny_model: Path) -> None:
     assert len({ask(model, FEVER[:1], Sampling(max_tokens=12))[0].text for _ in range(3)}) == 1
 
 
+def test_the_least_temperature_and_share_take_the_likeliest_token(taught_model: Path) -> None:
+    """With logits divided by either of them there would be no probabilities."""
+    model = opened(taught_model)
+    for sampling in (Sampling(1e-40, max_tokens=40), Sampling(1.0, 1e-300, max_tokens=40)):
+        assert ask(model, FEVER[:1], sampling)[0] == Answer(FEVER[1], "stop")
+
+
 def test_a_penalty_of_the_generation_config_counts(taught_model: Path, tmp_path: Path) -> None:
     directory = copy(taught_model, tmp_path / "model")
     file = directory / "generation_config.json"

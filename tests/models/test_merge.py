@@ -156,6 +156,27 @@ def test_an_adapter_without_its_base_is_refused(lora_run: Path, tmp_path: Path) 
         find_source(str(adapter))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "cannot be read as JSON: Expecting property name"),
+        ("\xe9", "cannot be read as JSON: 'utf-8' codec"),
+        ("[]", "is no object of JSON"),
+        ("{}", "peft_type: is missing"),
+        ('{"peft_type": "LORA"}', "r: is missing"),
+        ('{"peft_type": "LORA", "r": 8}', "target_modules: is missing"),
+        ('{"peft_type": "LORA", "r": "8"}', "r: cannot be '8'"),
+        ('{"peft_type": "IA3", "base_model_name_or_path": 5}', "base_model.*: cannot be 5"),
+    ],
+)
+def test_a_broken_adapter_config_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(text, encoding="latin-1")
+    for reader in (lambda path: base_of(Path(path)), find_source):
+        with pytest.raises(ModelError, match=f"^{file}: {told}.*: copy it whole, or write it anew"):
+            reader(str(tmp_path))
+
+
 def test_a_model_without_adapter_is_its_own_source(taught_model: Path) -> None:
     source = find_source(str(taught_model))
     assert (source.adapter, source.run, source.reward) == (None, None, False)
