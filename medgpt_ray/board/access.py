@@ -9,7 +9,7 @@ import hmac
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -70,7 +70,7 @@ class Access:
     def _refusal(self, scope: Any) -> Response | None:
         """The answer of a request that goes no further."""
         headers = Headers(scope=scope)
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        host = _split(f"//{headers.get('host', '')}").hostname
         if self._loopback and host not in LOOPBACK:  # another name that leads to this address
             return PlainTextResponse("open the board at 127.0.0.1 or localhost", 421)
         query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -83,7 +83,7 @@ class Access:
             return None
         if scope["method"] != "POST":
             return PlainTextResponse("GET or POST", 405)
-        origin = urlsplit(headers.get("origin", ""))
+        origin = _split(headers.get("origin", ""))
         ours = origin.scheme in ("http", "https") and origin.netloc == headers.get("host")
         if not ours or not _same(headers.get("x-form-token", ""), self._secrets.form):
             return PlainTextResponse("not sent by a page of this board", 403)
@@ -97,6 +97,14 @@ class Access:
         answer = RedirectResponse(f"{target}?{rest}" if rest else target, 303)
         answer.set_cookie(self._secrets.cookie, token, httponly=True, samesite="lax")
         return answer
+
+
+def _split(url: str) -> SplitResult:
+    """Of what is no address, the parts are empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _same(given: str, known: str) -> bool:

@@ -14,7 +14,7 @@ from medgpt_ray.board import chat_pages, run_pages, train_pages
 from medgpt_ray.board.access import Access, Secrets
 from medgpt_ray.board.chat_models import ChatSource
 from medgpt_ray.board.jobs import Jobs
-from medgpt_ray.board.runs import Runs
+from medgpt_ray.board.runs import Runs, RunUnreadable
 from medgpt_ray.board.site import HERE, Site, site_of, templates
 from medgpt_ray.tracking.samples import SamplesError
 
@@ -47,7 +47,11 @@ def application(
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         middleware=[Middleware(Access, known=known, loopback=loopback)],
-        exception_handlers={HTTPException: _error, SamplesError: _unreadable},
+        exception_handlers={
+            HTTPException: _error,
+            RunUnreadable: _unreadable,
+            SamplesError: _unreadable,
+        },
     )
     jobs = Jobs(folder) if training else None
     app.state.site = Site(Runs(folder), chat, jobs, known, templates())

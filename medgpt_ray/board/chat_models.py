@@ -99,7 +99,7 @@ class Server:
                     if reply.status_code != 200:
                         text = (await reply.aread()).decode(errors="replace")
                         raise ChatError(_message(reply.status_code, text))
-                    async for line in reply.aiter_lines():
+                    async for line in _lines(reply):
                         if (piece := _piece(line)) is not None:
                             yield piece
             except httpx.HTTPError as error:
@@ -109,6 +109,16 @@ class Server:
         timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
         # No proxy of the environment: the key goes to the address that was named.
         return httpx.AsyncClient(headers=self._headers, timeout=timeout, trust_env=False)
+
+
+async def _lines(reply: httpx.Response) -> AsyncIterator[str]:
+    """Ended by newlines alone: httpx ends lines at U+2028 and others too, which JSON may hold."""
+    rest = ""
+    async for text in reply.aiter_text():
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _piece(line: str) -> Piece | None:

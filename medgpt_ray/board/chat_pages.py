@@ -1,5 +1,6 @@
 """The chat: a page, and the answers as server-sent events."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -70,3 +71,7 @@ async def _events(chat: ChatSource, question: Question) -> AsyncIterator[dict[st
                     yield {"finish_reason": piece.finish_reason}
     except ChatError as error:
         yield {"error": str(error)}
+    except Exception as error:  # the model's own, such as no memory left: the page waits
+        logging.getLogger(__name__).exception("no answer to a question of the chat")
+        reason = str(error).partition("\n")[0]
+        yield {"error": f"the model failed: {type(error).__name__}: {reason}"}

@@ -90,7 +90,11 @@ def _field(key: Key, node: keys.Node, required: bool) -> Field:
 
 def opened(path: Path) -> dict[str, str]:
     """The fields of a file. Raises `ConfigError` for a file that is no YAML."""
-    document = Document(str(path), path.read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+    document = Document(str(path), text)
     if document.problems or not isinstance(document.values, dict):
         raise ConfigError(document.problems or [f"{path}: holds no keys"])
     found = {}

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from medgpt_ray.board import sse
+from medgpt_ray.board.runs import RunUnreadable
 from medgpt_ray.board.site import Site, site_of
 from medgpt_ray.tracking import report_rl
-from medgpt_ray.tracking.metrics import MetricsError
 from medgpt_ray.tracking.rundir import RunDirectory, by_step
 from medgpt_ray.tracking.samples import SamplesError, read_samples
 from medgpt_ray.types import Sample
@@ -32,7 +32,7 @@ def index(request: Request) -> Response:
     for name, run in site.runs.find().items():
         try:
             found.append(site.runs.summary(name, run))
-        except (ValueError, MetricsError) as error:  # of another version, or edited by hand
+        except RunUnreadable as error:  # of another version, or edited by hand
             broken[name] = str(error)
     found.sort(key=lambda summary: summary.written, reverse=True)
     return site.page("runs.html.j2", runs=found, broken=broken)
@@ -51,11 +51,8 @@ def live(request: Request) -> Response:
 
 
 def _live(site: Site, name: str, found: RunDirectory) -> dict[str, Any]:
-    try:
-        page = site.runs.page(found)
-        summary = site.runs.summary(name, found)
-    except (MetricsError, SamplesError) as error:
-        raise HTTPException(500, str(error)) from error
+    page = site.runs.page(found)
+    summary = site.runs.summary(name, found)
     alarms = sorted(page.alarms, key=lambda alarm: alarm.step, reverse=True)
     return {
         "name": name,
@@ -142,13 +139,19 @@ def compare(request: Request) -> Response:
             raise HTTPException(404, f"run {name!r} has no held-out answers")
     before = _number(request, "step", steps[left][0])
     after = _number(request, "other_step", steps[right][-1])
-    evaluations = [
-        report_rl.read_evaluation(step, _step_file(by_step(runs[name].heldout), step))
-        for name, step in ((left, before), (right, after))
-    ]
+    evaluations, problem = [], ""
+    try:
+        evaluations = [
+            report_rl.read_evaluation(step, _step_file(by_step(runs[name].heldout), step))
+            for name, step in ((left, before), (right, after))
+        ]
+    except SamplesError as error:  # the page still offers the others
+        problem = str(error)
     rows = report_rl.shown_answers(evaluations, QUESTIONS_SHOWN)
     return site.page(
         "compare.html.j2",
+        500 if problem else 200,
+        problem=problem,
         steps=steps,
         chosen=((left, before), (right, after)),
         measures=report_rl.compare(evaluations),

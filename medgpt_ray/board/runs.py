@@ -3,23 +3,30 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt_ray.config.loader import ConfigError, load
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.tracking import report_rl, report_supervised
 from medgpt_ray.tracking.layouts import REINFORCEMENT, SUPERVISED
-from medgpt_ray.tracking.metrics import Record, read_metrics
+from medgpt_ray.tracking.metrics import MetricsError, Record, read_metrics
 from medgpt_ray.tracking.page import Page
 from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.samples import SamplesError
 
 DEPTH = 3
 """Folders below the one that is shown: a pipeline keeps its runs in folders of its own."""
 QUIET_SECONDS = 300
 """Without a sign for so long, a run that is not done counts as stopped."""
 METRICS_SHOWN = 4
+
+
+class RunUnreadable(Exception):
+    """A file of a run that cannot be read, with the reason, in one line."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,10 @@ class Summary:
 
 
 class Runs:
-    """Runs by name, which is their path below the folder. Files are read again when they change."""
+    """Runs by name, which is their path below the folder. Files are read again when they change.
+
+    What reads a run raises `RunUnreadable`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,25 +69,29 @@ class Runs:
         return {str(path.relative_to(self.folder)): RunDirectory(path) for path in sorted(found)}
 
     def config(self, run: RunDirectory) -> Any:
-        return self._remembered((run.path, "config"), _stamp(run.config), run.read_config)
+        with _reading(run.config):
+            return self._remembered(
+                (run.path, "config"), _stamp(run.config), lambda: _config(run.config)
+            )
 
     def records(self, run: RunDirectory) -> list[Record]:
-        """Raises `MetricsError`."""
-        return self._remembered(
-            (run.path, "metrics"), _stamp(run.metrics), lambda: read_metrics(run.metrics)
-        )
+        with _reading(run.metrics):
+            return self._remembered(
+                (run.path, "metrics"), _stamp(run.metrics), lambda: read_metrics(run.metrics)
+            )
 
     def page(self, run: RunDirectory) -> Page:
         """What the report would show now: curves, alarms, held-out scores."""
         config, records = self.config(run), self.records(run)
         stage = report_rl if isinstance(config, RlRun) else report_supervised
-        stamp = (_stamp(run.metrics), _stamp(run.heldout), _stamp(run.samples))
 
         def draw() -> Page:
             with self._drawing:
                 return stage.page(run, config, records)
 
-        return self._remembered((run.path, "page"), stamp, draw)
+        with _reading(run.path):
+            stamp = (_stamp(run.metrics), _stamp(run.heldout), _stamp(run.samples))
+            return self._remembered((run.path, "page"), stamp, draw)
 
     def summary(self, name: str, run: RunDirectory) -> Summary:
         config, records = self.config(run), self.records(run)
@@ -89,8 +103,10 @@ class Runs:
             for label, metric, show in (layout.main, *layout.line)
             if metric in now
         ]
-        written = max(_changed(run))
-        failure = run.read_failure()
+        with _reading(run.failure):
+            failure = run.read_failure()
+        with _reading(run.path):
+            written = max(_changed(run))
         return Summary(
             name=name,
             stage=config.algorithm.name if isinstance(config, RlRun) else config.stage,
@@ -124,8 +140,29 @@ def _below(folder: Path, depth: int) -> list[Path]:
         if _holds_run(path):
             found.append(path)
         elif depth > 1:
-            found += _below(path, depth - 1)
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                found += _below(path, depth - 1)
     return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Makes `RunUnreadable` of what is wrong with `path` or, for a folder, with a file in it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunUnreadable(f"{error.filename or path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RunUnreadable(f"{path}: is not UTF-8") from error
+    except (ConfigError, MetricsError, SamplesError) as error:  # they name the file
+        raise RunUnreadable("; ".join(str(error).splitlines())) from error
+
+
+def _config(path: Path) -> Any:
+    config = load(path).config
+    if config.stage == "pipeline":
+        raise ConfigError([f"{path}: of a pipeline, not of a run"])
+    return config
 
 
 def _stamp(path: Path) -> Hashable:
@@ -139,8 +176,9 @@ def _stamp(path: Path) -> Hashable:
 
 def _changed(run: RunDirectory) -> list[float]:
     logs = run.logs.iterdir() if run.logs.is_dir() else ()
-    places = (run.config, run.metrics, run.samples, run.heldout, run.checkpoints, *logs)
-    return [place.stat().st_mtime for place in places if place.exists()]
+    places = (run.metrics, run.samples, run.heldout, run.checkpoints, *logs)
+    found = [run.config, *(place for place in places if place.exists())]
+    return [place.stat().st_mtime for place in found]
 
 
 def _state(run: RunDirectory, failure: str, written: float) -> str:

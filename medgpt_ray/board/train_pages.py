@@ -83,6 +83,7 @@ def _shown(texts: dict[str, str], problems: list[tuple[str, str]]) -> dict[str, 
 async def _texts(request: Request) -> dict[str, str]:
     try:
         texts = json.loads(await request.body())
+        json.dumps(texts, ensure_ascii=False).encode()  # no half of a surrogate pair
     except ValueError as error:
         raise HTTPException(400, f"no JSON: {error}") from None
     sound = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())

@@ -73,6 +73,12 @@ def read_metrics(path: Path) -> list[Record]:
         except (ValueError, AttributeError) as error:
             if number < len(lines):
                 raise MetricsError(f"{path}:{number}: not a metrics record: {error}") from error
+            break
+        if not isinstance(record.get("step"), int):
+            raise MetricsError(f"{path}:{number}: not a metrics record: without a step")
+        for name, value in records[-1].items():
+            if not isinstance(value, int | float):
+                raise MetricsError(f"{path}:{number}: {name} is no number: {value!r:.100}")
     return records
 
 

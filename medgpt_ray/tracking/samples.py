@@ -50,12 +50,13 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
 
 
 class SamplesError(ValueError):
-    """A file of samples in another form."""
+    """A file of samples in another form, or damaged."""
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples as they were written, in order. `SamplesError` for another version's file."""
-    table = pq.read_table(path)
+    """The samples as they were written, in order. `SamplesError` for another version's file, or a
+    damaged one."""
+    table = _table(path)
     if missing := [name for name, _ in _COLUMNS if name not in table.column_names]:
         raise SamplesError(f"{path}: of another version of medgpt, without {', '.join(missing)}")
     return [_from_row(row) for row in table.to_pylist()]
@@ -63,8 +64,15 @@ def read_samples(path: Path) -> list[Sample]:
 
 def read_failures(path: Path) -> list[RewardFailure]:
     """Only the failures of a file: reads three of its columns."""
-    table = pq.read_table(path, columns=["prompt_id", "index", "failure"])
+    table = _table(path, ["prompt_id", "index", "failure"])
     return [_failure(row) for row in table.to_pylist() if row["failure"]]
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise SamplesError(f"{path}: cannot be read: {error}") from error
 
 
 def last_user_message(prompt: Prompt) -> str:

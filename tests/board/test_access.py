@@ -1,6 +1,7 @@
 """Only the holder of the token gets in, and only a page of the board changes anything."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -38,7 +39,9 @@ def test_the_token_does_not_lead_elsewhere(client: TestClient, known: Secrets) -
     assert answer.headers["location"] == "/evil.example/"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8500", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8500", "127.0.0.1.evil.example", "[::1"]
+)
 def test_another_name_of_the_address_is_refused(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"Host": host}).status_code == 421
     assert client.get("/", headers={"Host": "localhost:9999"}).status_code == 200
@@ -49,6 +52,7 @@ def test_another_name_of_the_address_is_refused(client: TestClient, host: str) -
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
         {"Origin": "http://127.0.0.1:8501"},
         {"Origin": ""},
         {"X-Form-Token": "wrong"},
@@ -62,6 +66,18 @@ def test_a_post_of_another_site_is_refused(
     assert client.post(FIELDS, json=STAGE).status_code == 200
     answer = client.post(path, json=STAGE, headers=headers)
     assert (answer.status_code, answer.text) == (403, "not sent by a page of this board")
+
+
+@pytest.mark.parametrize("body", ['{"stage": "\\ud800"}', '{"\\ud800": "sft"}', "{", "[]"])
+@pytest.mark.parametrize("path", [FIELDS, "/train/check"])
+def test_what_is_no_text_is_refused(client: TestClient, path: str, body: str) -> None:
+    assert client.post(path, content=body).status_code == 400
+
+
+def test_a_run_that_is_no_text_fills_no_form(client: TestClient, folder: Path) -> None:
+    (folder / "alone" / "config.yaml").write_bytes(b"\xff\xfe")
+    answer = client.get("/train/form?run=alone")
+    assert (answer.status_code, "config.yaml" in answer.text) == (400, True)
 
 
 def test_other_methods_and_websockets_are_refused(client: TestClient) -> None:

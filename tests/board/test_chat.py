@@ -20,7 +20,7 @@ from taught import ADAPTED, FEVER, IRON, messages
 
 from medgpt_ray.board.chat_models import ChatError, ChatSource, InProcess, Question, Server
 from medgpt_ray.chat import Session
-from medgpt_ray.models.chat_model import Sampling
+from medgpt_ray.models.chat_model import ChatModel, Sampling
 
 SYSTEM = "Be brief."
 
@@ -123,6 +123,26 @@ def test_an_answer_that_nobody_reads_ends(tiny_model: Path) -> None:
     assert again == text
 
 
+def test_a_model_that_fails_is_told_and_logged(
+    tiny_model: Path,
+    opened: Callable[..., TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(
+        model: ChatModel, prompt: Any, sampling: Sampling, show: Callable[[str], None]
+    ) -> None:
+        show("I")
+        raise RuntimeError("CUDA error: no kernel\nSearch for it on the web")
+
+    client = opened(chat=InProcess(str(tiny_model)))
+    monkeypatch.setattr(ChatModel, "answer", fail)
+    events = ask(client, model="model", messages=messages(FEVER[:1]))
+    told = "the model failed: RuntimeError: CUDA error: no kernel"
+    assert events == [{"text": "I"}, {"error": told}]
+    assert "Search for it" in caplog.text
+
+
 class Recorder:
     """A server that speaks the protocol: what it was sent, and what it is to answer."""
 
@@ -203,6 +223,16 @@ def test_a_server_is_asked_with_the_key_that_no_page_sees(
         "max_tokens": 9,
         "stream": True,
     }
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_ends_with_a_newline_only(recorder: tuple[str, Recorder], end: str) -> None:
+    url, server = recorder
+    text = "a\u2028b\u2029c\x85d"
+    lines = [json.dumps(chunk(part, "stop"), ensure_ascii=False) for part in (text, "生")]
+    server.answer = chunks(*(f"data: {line}{end}{end}" for line in lines), "data: [DONE]")
+    pieces = asyncio.run(said(Server(url), Question("sft", messages(FEVER[:1]))))
+    assert [piece.text for piece in pieces] == [text, "生"]
 
 
 def test_what_a_server_refuses_is_told(

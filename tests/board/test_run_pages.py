@@ -1,5 +1,6 @@
 """Pages of runs: what they show is what the run directories hold, as text and nothing else."""
 
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from board_runs import log_steps, sample, write_grpo_run
 from starlette.testclient import TestClient
 
+from medgpt_ray.board.runs import Runs
 from medgpt_ray.tracking.rundir import RunDirectory
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -71,6 +73,49 @@ def test_a_run_of_another_version_does_not_hide_the_others(
     assert "pipe/rl models/small" in words
 
 
+BROKEN = {
+    "config.yaml": [b"{ [", b"", b"\xff\xfe", b"stage: pipeline\nstages: [grpo.yaml]\n"],
+    "metrics.jsonl": [None, b'{"step": 1, "loss": "abc"}\n', b'{"loss": 0.1}\n', b"nonsense\n{}\n"],
+    "failure.txt": [None, b"\xff\xfe"],
+}
+"""None: a folder in the place of the file."""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, each) for name, all_ in BROKEN.items() for each in all_]
+)
+def test_a_broken_file_is_named_and_hides_no_other_run(
+    client: TestClient, folder: Path, name: str, content: bytes | None
+) -> None:
+    file = folder / "alone" / name
+    file.unlink(missing_ok=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    listed = page(client, "/").words
+    assert f"alone cannot be read: {file}" in listed
+    assert "pipe/rl models/small" in listed
+    for path in ("/run", "/run/live"):
+        assert str(file) in page(client, f"{path}?run=alone", 500).words
+
+
+def test_a_run_that_is_deleted_meanwhile_hides_no_other(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = Runs.find
+
+    def found_and_gone(runs: Runs) -> dict[str, RunDirectory]:
+        found = find(runs)
+        shutil.rmtree(folder / "alone")
+        return found
+
+    monkeypatch.setattr(Runs, "find", found_and_gone)
+    words = page(client, "/").words
+    assert "config.yaml: no such file" in words
+    assert "pipe/rl models/small" in words
+
+
 def test_an_empty_folder_says_so(client: TestClient, folder: Path) -> None:
     folder.rename(folder.with_name("other"))
     assert "None yet: the folder is not there" in page(client, "/").words
@@ -96,12 +141,6 @@ def test_curves_and_alarms_follow_the_metrics(client: TestClient, folder: Path) 
     assert "step 5 of 20. reward not finite" in after.words
     assert "step 5 not a finite number reward/mean" in after.words
     assert after.tags[0][0] == "p"  # a piece of a page
-
-
-def test_a_metrics_file_that_cannot_be_read_is_named(client: TestClient, folder: Path) -> None:
-    (folder / "alone" / "metrics.jsonl").write_text("nonsense\n{}\n")
-    assert "metrics.jsonl:1" in page(client, "/run?run=alone", 500).words
-    assert "alone cannot be read" in page(client, "/").words
 
 
 def test_the_report_is_shown_without_rights(client: TestClient, folder: Path) -> None:
@@ -157,6 +196,22 @@ def test_two_runs_side_by_side(client: TestClient) -> None:
     assert "pipe/rl, step 2 reward 0.300" in words
     page(client, "/compare?run=alone&other=pipe/rl&other_step=3", 404)
     page(client, "/compare?run=nothing", 404)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no parquet PAR1"])
+def test_a_broken_file_of_answers_is_named(
+    client: TestClient, folder: Path, content: bytes
+) -> None:
+    run = RunDirectory(folder / "alone")
+    run.samples_file(3).write_bytes(content)
+    assert "samples/step_3.parquet" in page(client, "/samples?run=alone", 500).words
+    assert "samples/step_3.parquet" in page(client, "/run?run=alone", 500).words
+    assert "5 g" in page(client, "/samples?run=alone&step=1").words
+    run.heldout_file(0).write_bytes(content)
+    found = page(client, "/compare", 500)
+    assert "heldout/step_0.parquet" in found.words
+    assert "pipe/rl" in found.words  # to choose
+    assert "pipe/rl, step 2" in page(client, "/compare?run=pipe/rl").words
 
 
 def test_texts_of_a_run_stay_texts(client: TestClient, folder: Path) -> None:
