@@ -134,8 +134,7 @@ def _appearing(target: Path) -> Iterator[Path]:
     own = f".{target.name}.{platform.node()}."  # others may write to a disk that they share
     for left_over in target.parent.glob(f"{glob.escape(own)}*.tmp"):  # of exports that were killed
         process = left_over.stem.removeprefix(own)
-        runs = process != str(os.getpid()) and Path("/proc", process).exists()
-        if process.isdigit() and not runs:
+        if process.isdigit() and not _runs(int(process)):
             shutil.rmtree(left_over, ignore_errors=True)
     scratch = target.with_name(f"{own}{os.getpid()}.tmp")
     try:
@@ -148,6 +147,15 @@ def _appearing(target: Path) -> Iterator[Path]:
         raise ModelError(f"--output: {target}: {full}: free some, or name another disk") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number does."""
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return process != os.getpid()
 
 
 def _own_dtype(source: Source) -> str:

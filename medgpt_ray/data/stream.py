@@ -271,7 +271,7 @@ class Stream:
     def _leg(self, epoch: int, work: int) -> list[tuple[int, int, list[Work]]]:
         """(epoch, number, all works of the epoch) of the next works that are read together.
 
-        Ray Data reads as far ahead as memory lets it, beside the learners: so a few windows, or
+        Ray Data reads as far ahead as memory lets it, beside the learners: so some windows, or
         what the steps to come can use and the window that they end in.
         """
         wanted = WINDOWS_AT_A_TIME * self.recipe.data.shuffle_rows

@@ -38,7 +38,7 @@ def open_task(named: str, limit: int | None) -> Asked:
         try:
             if isinstance(row, BadRow):
                 raise BadQuestion(row.field or "row", row.reason)
-            if task.format == "cmexam" and not row.get("Answer"):
+            if task.format == "cmexam" and not str(row.get("Answer") or "").strip():
                 unanswered.append(place)
                 continue
             question = parse(row, task.format, place)

@@ -4,7 +4,6 @@ The work is done on a copy that replaces the index by a rename: a build that is 
 leaves the index as it was, and whoever has it open goes on reading the old one.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from medgpt_ray.lock import alone
 from medgpt_ray.retrieval import readers
 from medgpt_ray.retrieval.blocks import Block, Remark
 from medgpt_ray.retrieval.chunks import Chunk, chunks
@@ -93,11 +93,7 @@ def calibrate(output: Path, calibration: Calibration) -> None:
 def _alone(output: Path) -> Iterator[None]:
     """Nobody else writes to the index; what a killed build left is cleared away."""
     output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RetrievalError([f"{output}: another build is at work on it"]) from None
+    with alone(output / ".lock", RetrievalError([f"{output}: another build is at work on it"])):
         for left in output.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(left)
         yield

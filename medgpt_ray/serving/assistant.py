@@ -164,8 +164,8 @@ class Answer:
             if not self._begun:
                 self._begun = True
                 await self._send(self._start)
-            passes = message if self._passes else {**message, "body": self._events(message)}
-            await self._send(passes)
+            shown = message if self._passes else {**message, "body": self._events(message)}
+            await self._send(shown)
         elif self._passes:
             await self._send(message)
         else:
@@ -218,7 +218,7 @@ class Answer:
 
 
 def _error_in(message: Any) -> dict[str, Any] | None:
-    """Of a stream's first event, where it is one."""
+    """The error that the first event of a stream is, if it is one."""
     event = message.get("body", b"")
     if not event.startswith(b'data: {"error":'):
         return None

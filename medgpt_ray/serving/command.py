@@ -1,6 +1,5 @@
 """`medgpt serve` and `medgpt serve update`: deploy on Ray, and change what is deployed."""
 
-import fcntl
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.interrupt import at_once
+from medgpt_ray.lock import alone
 from medgpt_ray.models.adapters import base_of, read_adapter_config
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import CACHE, resolve_model
@@ -39,15 +39,15 @@ START_SECONDS = 900.0
 POLL_SECONDS = 0.5
 RAY_SERVE = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "medgpt_ray.serving.proxy:middlewares",
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # Not for the throughput: errors of the proxy itself.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "medgpt_ray.serving.proxy:middlewares",
 }
 """Of a Ray Serve of our own: what it does beside generation, at its own settings, takes a tenth of
 the throughput on two cores. Its controller would look around every 0.1 s, and a streamed chunk go
-through Ray's object store and from thread to thread, in the replica and in the proxy. The path is
-that of the proxy's middleware."""
+through Ray's object store and from thread to thread, in the replica and in the proxy."""
 AUTH_MODE = "RAY_AUTH_MODE"
 """A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
 
@@ -126,11 +126,11 @@ def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
                 _room_for_one_more(settings)
             try:
                 _deploy(settings, found)
-            except (DeployFailed, KeyboardInterrupt):
+                _write(record, settings, found)
+            except BaseException:  # what serves is what the record says
                 print(f"going back to {before.model}", file=sys.stderr, flush=True)
                 _deploy(before, adapters_before)
                 raise
-            _write(record, settings, found)
     print(f"serving {settings.name} ({settings.version})", flush=True)
 
 
@@ -139,12 +139,8 @@ def _alone(record: Path, port: int) -> Iterator[None]:
     """No other update of this server meanwhile: it would go back to what this one replaces."""
     if not record.parent.is_dir():
         raise PreflightError([f"--port {port}: no `medgpt serve` runs there (no {record})"])
-    with record.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            problem = f"--port {port}: another update is at work, wait for it"
-            raise PreflightError([problem]) from None
+    taken = PreflightError([f"--port {port}: another update is at work, wait for it"])
+    with alone(record.with_suffix(".lock"), taken):
         yield
 
 
@@ -157,11 +153,10 @@ def _running(record: Path, port: int) -> dict[str, Any]:
     try:
         socket.create_connection((host.strip("[]"), int(gcs)), timeout=10).close()
     except OSError as error:
-        record.unlink()
         raise PreflightError(
             [
-                f"--port {port}: the `medgpt serve` of there is gone, its Ray at "
-                f"{running['address']} does not answer ({error.strerror or error})"
+                f"--port {port}: the `medgpt serve` of there is gone, or cannot be reached from "
+                f"here: its Ray at {running['address']} does not answer ({error.strerror or error})"
             ]
         ) from None
     return running

@@ -12,7 +12,7 @@ from medgpt_ray.serving.errors import TYPES, Refusal
 
 CALLERS_OWN = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 """Headers by which a caller would change the limits of the proxy."""
-LOST = "the replica that had the request ended before the answer began: ask again"
+LOST = "the request failed before the answer began, as where its replica ended: ask again"
 
 
 def middlewares() -> list[Middleware]:
@@ -31,19 +31,19 @@ class OpenAIErrors:
             await self._app(scope, receive, send)
             return
         headers = [header for header in scope["headers"] if header[0].lower() not in CALLERS_OWN]
-        started, status, told = False, 0, b""
+        started, plain, told = False, None, b""
 
         async def rewrite(message: Any) -> None:
-            nonlocal started, status, told
-            if status and message["type"] == "http.response.body":
+            nonlocal started, plain, told
+            if plain and message["type"] == "http.response.body":
                 told += message.get("body", b"")
                 if not message.get("more_body"):
-                    await _refusal(status, told).send(send)
+                    await _refusal(plain, told).send(send)
                 return
             if message["type"] == "http.response.start":
                 started = True
                 if _is_plain_error(message):
-                    status = message["status"]
+                    plain = message
                     return
             await send(message)
 
@@ -60,6 +60,12 @@ def _is_plain_error(start: Any) -> bool:
     return bool(start["status"] in TYPES and plain)
 
 
-def _refusal(status: int, told: bytes) -> Refusal:
+def _refusal(start: Any, told: bytes) -> Refusal:
+    """With the headers that stood beside the text."""
+    status = start["status"]
     retry_after = 1 if status in (429, 503) else None
-    return Refusal(status, told.decode(errors="replace"), retry_after=retry_after)
+    refusal = Refusal(status, told.decode(errors="replace"), retry_after=retry_after)
+    for name, value in start["headers"]:
+        if name.lower() not in (b"content-type", b"content-length"):
+            refusal.headers[name.decode().lower()] = value.decode()
+    return refusal

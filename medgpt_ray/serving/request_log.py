@@ -64,7 +64,8 @@ def _told(written: Future[None]) -> None:
 def _logged(text: str) -> str:
     if len(text) <= CHARACTERS:
         return mask(text)
-    return mask(text[: CHARACTERS + LONGEST])[:-LONGEST] + "..."  # none is cut and so not known
+    masked = mask(text[: CHARACTERS + LONGEST])  # what stands at its end may be cut, so not known
+    return masked[: min(CHARACTERS, len(masked) - LONGEST)] + "..."
 
 
 def _said(body: dict[str, Any]) -> list[str]:

@@ -68,17 +68,18 @@ def read_metrics(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            records.append({k: math.nan if v is None else v for k, v in record.items()})
+            read = json.loads(line)
+            record = {k: math.nan if v is None else v for k, v in read.items()}
         except (ValueError, AttributeError) as error:
             if number < len(lines):
                 raise MetricsError(f"{path}:{number}: not a metrics record: {error}") from error
             break
         if not isinstance(record.get("step"), int):
-            raise MetricsError(f"{path}:{number}: not a metrics record: without a step")
-        for name, value in records[-1].items():
+            raise MetricsError(f"{path}:{number}: not a metrics record: has no step")
+        for name, value in record.items():
             if not isinstance(value, int | float):
                 raise MetricsError(f"{path}:{number}: {name} is no number: {value!r:.100}")
+        records.append(record)
     return records
 
 

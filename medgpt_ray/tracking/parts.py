@@ -4,7 +4,6 @@ Beside `answers.jsonl` the folder `answers.jsonl.parts` holds a file for each pa
 whoever begins again after a kill finds which are missing.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medgpt_ray.lock import alone
 from medgpt_ray.tracking.rundir import write_atomically
 
 
@@ -33,11 +33,8 @@ class Parts:
         PartsError where that cannot be.
         """
         self.folder.mkdir(exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PartsError(f"{self.folder}: another process is at work on it") from None
+        taken = PartsError(f"{self.folder}: another process is at work on it")
+        with alone(self.folder / "lock", taken):
             plan = self.folder / "made_from.json"
             before = json.loads(plan.read_text()) if plan.exists() else made_from
             changed = sorted(key for key in made_from if made_from[key] != before.get(key))

@@ -4,7 +4,6 @@ Whatever is written as a whole goes through `write_atomically`, so a reader sees
 the new, never half of it. Only `metrics.jsonl`, the logs and TensorBoard's files grow line by line.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from ruamel.yaml import YAML
 
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.supervised import DpoRun, KtoRun
+from medgpt_ray.lock import alone
 
 _STEP = re.compile(r"step_(\d+)(\.\w+)?")
 
@@ -134,22 +134,13 @@ class RunDirectory:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """No other process trains here meanwhile; raises `RunDirectoryError` where one does. The
-        lock goes with the process that holds it, however that ends; on a network file system it may
-        outlive a node that crashes.
-        """
+        """No other process trains here meanwhile; raises `RunDirectoryError` where one does."""
         path = self.path / ".lock"
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunDirectoryError(
-                    f"{self.path}: another process trains this run: stop it, or let it finish (if "
-                    f"its node is gone, delete {path})"
-                ) from None
-            except OSError as error:  # some network file systems have no locks
-                why = error.strerror
-                print(f"{self.path} cannot be locked ({why}): train it by one process only")
+        taken = RunDirectoryError(
+            f"{self.path}: another process trains this run: stop it, or let it finish (if its node "
+            f"is gone, delete {path})"
+        )
+        with alone(path, taken):
             yield
 
     @contextmanager

@@ -72,7 +72,8 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise SamplesError(f"{path}: cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise SamplesError(f"{path}: cannot be read: {reason}") from error
 
 
 def last_user_message(prompt: Prompt) -> str:

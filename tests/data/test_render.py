@@ -444,6 +444,7 @@ def test_a_worker_that_is_handed_one_needs_no_torch(tiny: Any, tmp_path: Path) -
     (tmp_path / "renderer").write_bytes(pickle.dumps(renderer(tiny)))
     program = """
 import pickle, sys
+import medgpt_ray.data.stream
 from medgpt_ray.types import Conversation
 renderer = pickle.load(open(sys.argv[1], "rb"))
 turns = {"role": "user", "content": "Dose?"}, {"role": "assistant", "content": "5 mg"}

@@ -21,7 +21,7 @@ def ask(app: Any, path: str = "/v1/models", **request: Any) -> httpx.Response:
 
 def plain(status: int, *pieces: bytes) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        headers = [[b"content-type", b"text/plain; charset=utf-8"]]
+        headers = [[b"content-type", b"text/plain; charset=utf-8"], [b"X-Request-ID", b"7"]]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -37,6 +37,7 @@ def test_an_error_in_plain_text_gets_openais_form(status: int) -> None:
     error = answer.json()["error"]
     assert (error["message"], error["code"]) == ("Request 7 timed out.", status)
     assert ("retry-after" in answer.headers) == (status in (429, 503))
+    assert answer.headers["x-request-id"] == "7"
 
 
 def test_a_replica_that_ends_without_an_answer_is_told() -> None:

@@ -63,9 +63,8 @@ def test_an_update_of_a_server_that_is_gone_is_refused(tmp_path, monkeypatch):
         record = tmp_path / "serve" / "8000.json"
         record.parent.mkdir()
         record.write_text(json.dumps({"address": address}))
-        with pytest.raises(PreflightError, match=f"is gone, its Ray at {address}"):
+        with pytest.raises(PreflightError, match=f"is gone.*: its Ray at {address}"):
             command.update(8000, None, [])
-    assert not record.exists()
 
 
 def test_a_long_text_is_logged_without_half_a_number():
