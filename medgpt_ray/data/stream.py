@@ -35,8 +35,8 @@ from medgpt_ray.data.sources import SourceFiles
 
 FETCH_S = 300.0
 """The longest that a task may wait for what it is to read."""
-WINDOWS_AT_A_TIME = 32
-"""Windows that one Ray Data execution reads; the next execution follows it."""
+WINDOWS_AT_A_TIME = 128
+"""Windows that one Ray Data execution reads; the next execution follows it, seconds later."""
 MOST_WORKS_PER_TASK = 8
 
 
