@@ -7,29 +7,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medgpt_ray.interrupt import at_once
 from medgpt_ray.lock import alone
-from medgpt_ray.models.adapters import base_of, read_adapter_config
-from medgpt_ray.models.errors import ModelError
-from medgpt_ray.models.load import CACHE, resolve_model
+from medgpt_ray.models.load import CACHE
 from medgpt_ray.preflight import PreflightError
-from medgpt_ray.retrieval.errors import RetrievalError
-from medgpt_ray.retrieval.index import Index
-from medgpt_ray.serving import versions
-from medgpt_ray.serving.engine import served_name
-from medgpt_ray.serving.keys import Keys, KeysError
-from medgpt_ray.serving.settings import (
-    ENVIRONMENT,
-    KEYS_VARIABLE,
-    Lora,
-    Settings,
-    pairs,
-    settings_from,
-)
+from medgpt_ray.serving.preflight import Adapter, check
+from medgpt_ray.serving.settings import KEYS_VARIABLE, Settings, pairs, settings_from
 from medgpt_ray.tracking.rundir import write_atomically
 
 APPLICATION = "medgpt"
@@ -54,17 +41,6 @@ AUTH_MODE = "RAY_AUTH_MODE"
 
 class DeployFailed(PreflightError):
     """Ray Serve could not start what was asked for."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A directory that PEFT wrote."""
-
-    name: str
-    path: str
-    version: str
-    rank: int
-    target_modules: tuple[str, ...]
 
 
 def serve(
@@ -111,7 +87,10 @@ def serve(
 def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
     """Change what the server on `port` serves; returns when every answer comes from the new."""
     record = _record(port)
-    with _alone(record, port):
+    record.parent.mkdir(parents=True, exist_ok=True)
+    # Another update meanwhile would go back to what this one replaces.
+    taken = PreflightError([f"--port {port}: another update is at work, wait for it"])
+    with alone(record.with_suffix(".lock"), taken):
         running = _running(record, port)
         before = Settings.model_validate(running["settings"])
         adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
@@ -134,16 +113,6 @@ def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
     print(f"serving {settings.name} ({settings.version})", flush=True)
 
 
-@contextmanager
-def _alone(record: Path, port: int) -> Iterator[None]:
-    """No other update of this server meanwhile: it would go back to what this one replaces."""
-    if not record.parent.is_dir():
-        raise PreflightError([f"--port {port}: no `medgpt serve` runs there (no {record})"])
-    taken = PreflightError([f"--port {port}: another update is at work, wait for it"])
-    with alone(record.with_suffix(".lock"), taken):
-        yield
-
-
 def _running(record: Path, port: int) -> dict[str, Any]:
     """What is deployed, as far as its Ray still answers."""
     if not record.is_file():
@@ -160,134 +129,6 @@ def _running(record: Path, port: int) -> dict[str, Any]:
             ]
         ) from None
     return running
-
-
-def check(
-    settings: Settings, paths: Mapping[str, str], *, running: bool = False
-) -> tuple[Settings, list[Adapter]]:
-    """Settings with everything decided, and the adapters; `PreflightError` names what is wrong.
-    A server that is `running` has its keys, which this process need not know."""
-    problems, found = [], []
-    name = served_name(settings)
-    directory: Path | None = None
-    try:
-        directory = resolve_model(settings.model)
-    except ModelError as error:
-        problems.append(str(error))
-    for adapter, path in paths.items():
-        try:
-            found.append(_adapter(adapter, path, name, directory))
-        except ModelError as error:
-            problems.append(f"--adapter {error}")
-    weights = [directory, *(Path(adapter.path) for adapter in found)]
-    problems += [problem for each in weights if each for problem in versions.broken(each)]
-    if directory is not None:
-        changes = {
-            "model": str(directory.resolve()),
-            "name": name,
-            "version": versions.of_directory(directory),
-            "lora": _lora(settings.lora, found),
-        }
-        settings = settings.model_copy(update=changes)
-    try:
-        if not running and settings.api_keys is None and os.environ.get(KEYS_VARIABLE):
-            settings = settings.model_copy(update={"api_keys": ENVIRONMENT})
-        if not running and settings.api_keys is not None:
-            Keys.read(settings.api_keys)
-    except KeysError as error:
-        problems.append(str(error))
-    try:
-        if settings.index:
-            Index.open(settings.index)
-            settings = settings.model_copy(update={"index": settings.index.resolve()})
-    except RetrievalError as error:
-        problems += [f"--index {problem}" for problem in error.problems]
-    if problems:
-        raise PreflightError(problems)
-    return settings, found
-
-
-def _adapter(name: str, path: str, model: str, base: Path | None) -> Adapter:
-    """`path` is a PEFT adapter, or a run that trained one; `base` the directory of what is served,
-    where there is one. What the engine would refuse is refused here: there it would cost a running
-    replica."""
-    directory = Path(path).resolve()
-    if (directory / "lineage.json").is_file():
-        from medgpt_ray.models.merge import find_source
-
-        directory = find_source(path).adapter or directory
-    config = directory / "adapter_config.json"
-    if not config.is_file() or not any(directory.glob("*.safetensors")):
-        raise ModelError(f"{name}={path}: holds no adapter_config.json and *.safetensors of PEFT")
-    if name == model or "@" in name or not name:
-        raise ModelError(f"{name}={path}: call it otherwise, without @ and not as the model")
-    values = read_adapter_config(directory)
-    if values["peft_type"] != "LORA":
-        raise ModelError(f"{name}={path}: is of {values['peft_type']}, and only LoRA is served")
-    targets = values["target_modules"]
-    if isinstance(targets, str) or not set(targets).isdisjoint(("lm_head", "embed_tokens")):
-        raise ModelError(
-            f"{name}={path}: changes {targets}, and only a list of layers other than lm_head and "
-            "embed_tokens is served: merge it into its base"
-        )
-    if not_served := [key for key, plain in NOT_SERVED.items() if values.get(key) not in plain]:
-        raise ModelError(
-            f"{name}={path}: {', '.join(not_served)} of its adapter_config.json is not served: "
-            "merge it into its base"
-        )
-    trained_on, before = base_of(directory)
-    if before is not None:
-        raise ModelError(
-            f"{name}={path}: was trained on the adapter {before}: serve the run's merged model"
-        )
-    if base is not None:
-        _check_base(f"{name}={path}", directory, Path(trained_on) if trained_on else base, base)
-    version = versions.of_directory(directory)
-    return Adapter(name, str(directory), version, int(values["r"]), tuple(sorted(targets)))
-
-
-def _check_base(named: str, adapter: Path, trained_on: Path, base: Path) -> None:
-    """Warns of other weights, as a model that is updated keeps its adapters; refuses another chat
-    template than the served one."""
-    from transformers import AutoTokenizer
-
-    known = trained_on.resolve() != base.resolve() and any(trained_on.glob("*.safetensors"))
-    if known and versions.of_weights(trained_on) != versions.of_weights(base):
-        told = f"--adapter {named}: was trained on {trained_on}, which is not what is served"
-        print(told, file=sys.stderr, flush=True)
-    if (adapter / "tokenizer_config.json").is_file():
-        own, served = (AutoTokenizer.from_pretrained(at).chat_template for at in (adapter, base))
-        if own != served:
-            raise ModelError(
-                f"{named}: was trained with another chat template than that of the model that is "
-                "served: serve the run's merged model"
-            )
-
-
-NOT_SERVED: dict[str, tuple[Any, ...]] = {
-    "use_dora": (None, False),
-    "bias": (None, "none"),
-    "lora_bias": (None, False),
-    "modules_to_save": (None, []),
-    "trainable_token_indices": (None, {}, []),
-    "alora_invocation_tokens": (None, []),
-    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
-}
-"""Settings of PEFT that change what an adapter computes -> values of those that are served."""
-
-
-def _lora(lora: Lora | None, adapters: list[Adapter]) -> Lora | None:
-    """Room for these adapters beside their successors; what there is stays if it is enough, so
-    that replicas need not start anew."""
-    if not adapters:
-        return lora
-    had = lora or Lora(max_rank=1, target_modules=())
-    targets = set(had.target_modules).union(*(adapter.target_modules for adapter in adapters))
-    return Lora(
-        max_rank=max(had.max_rank, *(adapter.rank for adapter in adapters)),
-        target_modules=tuple(sorted(targets)),
-        slots=max(had.slots, 2 * len(adapters)),
-    )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.preflight import PreflightError
 from medgpt_ray.serving import command, deployment, request_log, versions
 from medgpt_ray.serving.keys import Keys, KeysError
+from medgpt_ray.serving.preflight import check
 from medgpt_ray.serving.settings import Settings, pairs, settings_from
 
 
@@ -49,7 +50,7 @@ def test_weights_that_are_cut_off_are_named(taught_model: Path, tmp_path: Path):
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(PreflightError) as caught:
-        command.check(Settings(model=str(model)), {})
+        check(Settings(model=str(model)), {})
     assert [str(weights) in problem for problem in caught.value.problems] == [True]
 
 
@@ -61,7 +62,6 @@ def test_an_update_of_a_server_that_is_gone_is_refused(tmp_path, monkeypatch):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
         record = tmp_path / "serve" / "8000.json"
-        record.parent.mkdir()
         record.write_text(json.dumps({"address": address}))
         with pytest.raises(PreflightError, match=f"is gone.*: its Ray at {address}"):
             command.update(8000, None, [])
@@ -108,7 +108,7 @@ def test_the_version_is_that_of_the_content(tiny_model: Path, tmp_path: Path):
 def test_every_wrong_path_is_named(tmp_path: Path):
     settings = Settings(model=str(tmp_path / "none"), api_keys=str(tmp_path / "no-keys"))
     with pytest.raises(PreflightError) as caught:
-        command.check(settings, {"cardio": str(tmp_path)})
+        check(settings, {"cardio": str(tmp_path)})
     assert len(caught.value.problems) == 3
 
 
@@ -155,7 +155,7 @@ def test_an_adapter_may_be_named_by_its_run(taught_model: Path, lora_run: Path, 
     (file,) = run.glob("checkpoints/*/adapter/adapter_config.json")
     settings = json.loads(file.read_text()) | {"trainable_token_indices": None}
     file.write_text(json.dumps(settings).ljust(file.stat().st_size))  # as the manifest has it
-    _, (found,) = command.check(Settings(model=str(taught_model)), {"cardio": str(run)})
+    _, (found,) = check(Settings(model=str(taught_model)), {"cardio": str(run)})
     assert Path(found.path).parent.parent == run / "checkpoints"
     assert (Path(found.path) / "adapter_config.json").is_file()
 
@@ -190,10 +190,10 @@ def test_an_adapter_that_the_engine_would_refuse_never_gets_there(
 
     write({name: str(trained) if value == "ADAPTER" else value for name, value in changes.items()})
     with pytest.raises(PreflightError, match=told):
-        command.check(settings, paths)
+        check(settings, paths)
     for base, warned in ((taught_model, False), ("Ward/Model-7B", False), (tiny_model, True)):
         write({"base_model_name_or_path": str(base)})
-        assert command.check(settings, paths)
+        assert check(settings, paths)
         assert ("which is not what is served" in capsys.readouterr().err) is warned
 
 
@@ -208,7 +208,7 @@ def test_an_adapter_with_a_chat_template_of_its_own_is_refused(
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     tokenizer.save_pretrained(adapter)
     with pytest.raises(PreflightError, match="trained with another chat template"):
-        command.check(Settings(model=str(taught_model)), {"cardio": str(adapter)})
+        check(Settings(model=str(taught_model)), {"cardio": str(adapter)})
 
 
 def test_an_update_keeps_the_keys_that_the_server_has(
@@ -216,10 +216,10 @@ def test_an_update_keeps_the_keys_that_the_server_has(
 ):
     monkeypatch.delenv("MEDGPT_API_KEYS", raising=False)
     keyed = Settings(model=str(taught_model), api_keys="environment")
-    settings, _ = command.check(keyed, {}, running=True)
+    settings, _ = check(keyed, {}, running=True)
     assert settings.api_keys == "environment"
     monkeypatch.setenv("MEDGPT_API_KEYS", "secret-of-this-shell")
-    settings, _ = command.check(Settings(model=str(taught_model)), {}, running=True)
+    settings, _ = check(Settings(model=str(taught_model)), {}, running=True)
     assert settings.api_keys is None
 
 
