@@ -62,10 +62,10 @@ class Policy(nn.Module):
         ).last_hidden_state[0]
         hidden = hidden[micro.predict_at]
         head = causal_lm.get_output_embeddings()
+        trained = any(parameter.requires_grad for parameter in head.parameters())
+        project = _project_again if trained else _Frozen.apply
         projected = [
-            checkpoint(
-                _project, head, states, targets, self.temperature, self.beside, use_reentrant=False
-            )
+            project(states, head, targets, self.temperature, self.beside)
             for states, targets in zip(
                 hidden.tensor_split(micro.chunks),
                 micro.targets.tensor_split(micro.chunks),
@@ -76,8 +76,36 @@ class Policy(nn.Module):
         return torch.cat(log_probs), torch.cat(beside)
 
 
+def _project_again(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """`_project`, whose logits are made anew on the way back."""
+    return checkpoint(_project, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+class _Frozen(torch.autograd.Function):
+    """`_project` by a head that is not trained: its gradient is that of each log-prob by its own
+    hidden state, times what comes back. That is known on the way forward, so the logits are made
+    once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        learns = ctx.needs_input_grad[0]
+        with torch.set_grad_enabled(learns):
+            hidden = hidden.detach().requires_grad_(learns)
+            chosen, beside = _project(hidden, *others)
+        ctx.mark_non_differentiable(beside)
+        if learns:
+            ctx.save_for_backward(*torch.autograd.grad(chosen, hidden, torch.ones_like(chosen)))
+        return chosen.detach(), beside
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return (slope * gradients[0][:, None]).to(slope.dtype), None, None, None, None
+
+
 def _project(
-    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, beside: Beside
+    hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float, beside: Beside
 ) -> tuple[Tensor, Tensor]:
     logits = head(hidden).float() / temperature
     chosen, log_z = _Chosen.apply(logits, targets)
