@@ -141,8 +141,9 @@ def _appearing(target: Path) -> Iterator[Path]:
         scratch.mkdir()
         yield scratch
     except Exception as error:  # safetensors and tokenizers have no class for a full disk
-        full = os.strerror(errno.ENOSPC)
-        if full not in str(error):
+        reasons = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
+        full = next((reason for reason in reasons if reason in str(error)), None)
+        if full is None:
             raise
         raise ModelError(f"--output: {target}: {full}: free some, or name another disk") from None
     finally:

@@ -190,9 +190,11 @@ def test_a_full_disk_is_told(
     taught_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by writers in Rust, whose errors are of no class that says so."""
-    for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SafetensorError(RUST_FULL)):
+    full, quota = (OSError(e, os.strerror(e)) for e in (errno.ENOSPC, errno.EDQUOT))
+    for error in (full, quota, SafetensorError(RUST_FULL)):
         monkeypatch.setattr("medgpt_ray.export._convert", Mock(side_effect=error))
-        with pytest.raises(ModelError, match=f"^--output: {tmp_path}/out: No space left on device"):
+        told = "Disk quota exceeded" if error is quota else "No space left on device"
+        with pytest.raises(ModelError, match=f"^--output: {tmp_path}/out: {told}"):
             export(str(taught_model), str(tmp_path / "out"), None, None, None)
     assert not list(tmp_path.iterdir())
 

@@ -143,10 +143,17 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
 def base_of(directory: Path) -> tuple[str, Path | None]:
     """The model that an adapter was trained on ("" where it does not say), and the adapter that was
     merged into it before, which the written one names as its base."""
-    base = read_adapter_config(directory).get("base_model_name_or_path") or ""
-    if base and (Path(base) / "adapter_config.json").is_file():
-        return base_of(Path(base))[0], Path(base)
-    return base, None
+    adapters = [directory]
+    while True:
+        base = read_adapter_config(adapters[-1]).get("base_model_name_or_path") or ""
+        if not base or not (Path(base) / "adapter_config.json").is_file():
+            return base, adapters[1] if adapters[1:] else None
+        if any(Path(base).samefile(adapter) for adapter in adapters):
+            raise ModelError(
+                f"{adapters[-1] / 'adapter_config.json'}: base_model_name_or_path: {base} leads "
+                "back to this adapter: name the model that it was trained on"
+            )
+        adapters.append(Path(base))
 
 
 def merge_adapter(network: Any, directory: Path, model: Path) -> Any:

@@ -10,6 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from medgpt_ray.serving.errors import Refusal
 
+UNREAD = {"functions": "send tools", "function_call": "send tool_choice"}
+"""Fields that OpenAI once had and vLLM takes no notice of, and those that took their place."""
+
 
 class Fields:
     """Of one path, by vLLM's model of its request."""
@@ -23,7 +26,13 @@ class Fields:
         }
 
     def check(self, body: Mapping[str, Any]) -> None:
-        """Refuse with 400 what has a wrong type; unknown fields are vLLM's to judge."""
+        """Refuse with 400 what has a wrong type or would not be read; other unknown fields are
+        vLLM's to judge."""
+        for name, fix in UNREAD.items():
+            if body.get(name) is not None:
+                raise Refusal(400, f"{name}: is not read: {fix}", param=name)
+        if body.get("best_of") not in (None, 1, body.get("n")):
+            raise Refusal(400, "best_of: is not read: send n", param="best_of")
         for name, value in body.items():
             if name not in self._types:
                 continue

@@ -70,7 +70,9 @@ def read_failures(path: Path) -> list[RewardFailure]:
 
 def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=columns)
+        table.validate(full=True)
+        return table
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise SamplesError(f"{path}: cannot be read: {reason}") from error

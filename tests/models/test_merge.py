@@ -177,6 +177,18 @@ def test_a_broken_adapter_config_is_refused(tmp_path: Path, text: str, told: str
             reader(str(tmp_path))
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_adapters_that_name_each_other_as_base_are_refused(tmp_path: Path, others: int) -> None:
+    ring = [tmp_path / f"adapter-{number}" for number in range(others + 1)]
+    for adapter, base in zip(ring, [*ring[1:], ring[0]], strict=True):
+        adapter.mkdir()
+        config = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}
+        config["base_model_name_or_path"] = str(base)
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"{ring[-1]}.*{ring[0]} leads back to this adapter"):
+        base_of(ring[0])
+
+
 def test_a_model_without_adapter_is_its_own_source(taught_model: Path) -> None:
     source = find_source(str(taught_model))
     assert (source.adapter, source.run, source.reward) == (None, None, False)

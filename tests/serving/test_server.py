@@ -197,6 +197,12 @@ def test_a_wrong_field_has_its_status_in_a_stream_too(server, field):
         assert wrong.value.body["type"] == "BadRequestError"
 
 
+@pytest.mark.parametrize("field", [{"functions": [{"name": "dose"}]}, {"best_of": 3}])
+def test_a_field_that_would_not_be_read_is_refused(server, field):
+    with pytest.raises(openai.BadRequestError, match="is not read: send"):
+        ask(server.client(), "hello", extra_body=field)
+
+
 def test_thirty_two_streams_at_once(server):
     client = server.client("key-of-crowd")
     whole = {p: ask(client, p, max_tokens=32).choices[0].message.content for p in PROMPTS}

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -98,6 +99,17 @@ def test_a_file_of_another_version_is_named(tmp_path: Path, make_sample: MakeSam
     write_samples(path, [make_sample(1)])
     pq.write_table(pq.read_table(path).drop_columns(["observed"]), path)
     with pytest.raises(SamplesError, match=r"step_1\.parquet: .* without observed"):
+        read_samples(path)
+
+
+def test_a_damaged_text_is_named(tmp_path: Path, make_sample: MakeSample) -> None:
+    path = tmp_path / "step_1.parquet"
+    write_samples(path, [make_sample(1)])
+    table = pq.read_table(path)
+    column = table.column_names.index("completion")
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    pq.write_table(table.set_column(column, "completion", text), path)
+    with pytest.raises(SamplesError, match=r"step_1\.parquet: cannot be read: .*UTF8"):
         read_samples(path)
 
 
