@@ -65,10 +65,13 @@ def serve_update(
         str | None, typer.Argument(metavar="[RUN|MODEL]", help="In place of what is served.")
     ] = None,
     adapter: Adapters = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Serve this adapter no longer.")
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
 ) -> None:
     """Change model or adapters of a running `medgpt serve`, without a failed answer."""
     from medgpt_ray.serving import command
 
     with refusals():
-        command.update(port, model, adapter or [])
+        command.update(port, model, adapter or [], drop or [])

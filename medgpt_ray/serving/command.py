@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -35,6 +36,8 @@ RAY_SERVE = {
 """Of a Ray Serve of our own: what it does beside generation, at its own settings, takes a tenth of
 the throughput on two cores. Its controller would look around every 0.1 s, and a streamed chunk go
 through Ray's object store and from thread to thread, in the replica and in the proxy."""
+OWN_ERROR = re.compile(r"^medgpt_ray\.[\w.]+: ", re.MULTILINE)
+"""What Ray Serve tells of a replica ends with the error that ended it, below its traceback."""
 AUTH_MODE = "RAY_AUTH_MODE"
 """A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
 
@@ -84,8 +87,9 @@ def serve(
             record.unlink(missing_ok=True)
 
 
-def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
-    """Change what the server on `port` serves; returns when every answer comes from the new."""
+def update(port: int, model: str | None, adapters: Sequence[str], dropped: Sequence[str]) -> None:
+    """Change what the server on `port` serves; returns when every answer comes from the new.
+    `dropped` are names of adapters that it is to serve no longer."""
     record = _record(port)
     record.parent.mkdir(parents=True, exist_ok=True)
     # Another update meanwhile would go back to what this one replaces.
@@ -95,6 +99,10 @@ def update(port: int, model: str | None, adapters: Sequence[str]) -> None:
         before = Settings.model_validate(running["settings"])
         adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
         paths = {adapter.name: adapter.path for adapter in adapters_before} | pairs(adapters)
+        for name in dropped:
+            if paths.pop(name, None) is None:
+                there = ", ".join(paths) or "none"
+                raise PreflightError([f"--drop {name}: no such adapter is served, but {there}"])
         # The name stays: callers go on asking for it.
         wanted = before.model_copy(update={"model": model or before.model})
         settings, found = check(wanted, paths, running=True)
@@ -194,7 +202,8 @@ def _reason(status: Any) -> str:
     if status is None:
         return "Ray Serve knows nothing of it"
     messages = [status.message, *(d.message for d in status.deployments.values())]
-    return "\n".join(message for message in messages if message)
+    whole = "\n".join(message for message in messages if message)
+    return OWN_ERROR.split(whole)[-1].strip()
 
 
 @contextmanager

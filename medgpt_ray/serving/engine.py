@@ -1,5 +1,8 @@
 """vLLM's engine and its OpenAI application, in this process and the engine's own."""
 
+import os
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from medgpt_ray.serving.adapters import Adapters
 from medgpt_ray.serving.gate import PATHS
 from medgpt_ray.serving.settings import Settings
 
+ERROR = re.compile(r"^(?:\(.*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)", re.MULTILINE)
+"""The last line of a traceback, also as vLLM's log has it."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM has kernels for."""
 
@@ -66,7 +71,13 @@ class Engine:
             )
         template = open_tokenizer(str(directory)).chat_template
         args = _arguments(settings, directory, version, template)
-        client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+        output = _Output()
+        try:
+            client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+        except Exception as error:
+            cause = output.first_error() or str(error)
+            fix = " Settings: kv_cache_gib, max_context." if "cache" in cause.lower() else ""
+            raise ModelError(f"{directory}: vLLM does not start: {cause}{fix}") from error
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
@@ -82,6 +93,24 @@ class Engine:
 
     def shutdown(self) -> None:
         self.client.shutdown(timeout=10)
+
+
+class _Output:
+    """What this process and those below it write from now on, where that goes into files."""
+
+    def __init__(self) -> None:
+        files = {number: os.fstat(number) for number in (1, 2)}
+        self._ends = {n: file.st_size for n, file in files.items() if stat.S_ISREG(file.st_mode)}
+
+    def first_error(self) -> str | None:
+        """The last line of the first traceback: vLLM's engine says in its own process why it does
+        not start."""
+        for number, end in self._ends.items():
+            with open(f"/proc/self/fd/{number}", encoding="utf-8", errors="replace") as file:
+                file.seek(end)
+                if found := ERROR.search(file.read()):
+                    return found[1]
+        return None
 
 
 def _arguments(settings: Settings, directory: Path, version: str, template: str | None) -> Any:

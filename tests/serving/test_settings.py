@@ -4,6 +4,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,14 +58,23 @@ def test_weights_that_are_cut_off_are_named(taught_model: Path, tmp_path: Path):
 def test_an_update_of_a_server_that_is_gone_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "CACHE", tmp_path)
     with pytest.raises(PreflightError, match="no `medgpt serve` runs there"):
-        command.update(8000, None, [])
+        command.update(8000, None, [], [])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
         record = tmp_path / "serve" / "8000.json"
         record.write_text(json.dumps({"address": address}))
         with pytest.raises(PreflightError, match=f"is gone.*: its Ray at {address}"):
-            command.update(8000, None, [])
+            command.update(8000, None, [], [])
+
+
+def test_of_a_failed_deployment_the_own_error_is_told():
+    traceback = "Failed to update.\nTraceback:\n  File x\nValueError: deep\n"
+    for told in ("/models/a: vLLM does not start: ValueError: no room", "KeyError: 'a'"):
+        own = "" if told.startswith("KeyError") else "medgpt_ray.models.errors.ModelError: "
+        status = SimpleNamespace(message="", deployments={})
+        status.deployments = {"OpenAIServer": SimpleNamespace(message=f"{traceback}{own}{told}")}
+        assert command._reason(status) == (told if own else traceback + told)
 
 
 def test_a_long_text_is_logged_without_half_a_number():

@@ -7,6 +7,7 @@ import fcntl
 import signal
 import time
 
+import openai
 import pytest
 from runs import called, processes_of
 from serving_load import Load
@@ -27,6 +28,22 @@ def test_an_adapter_is_swapped_in_place(server, models):
     assert set(load.texts) == {f"{base}+{old}", f"{base}+{new}"}
     assert all(len(texts) == 1 for texts in load.texts.values()), load.texts
     assert load.texts[f"{base}+{old}"] != load.texts[f"{base}+{new}"]
+
+
+def test_an_adapter_is_taken_away(server, models):
+    client = server.client("key-of-load")
+    replicas = called("OpenAIServer", processes_of(server.pid))
+    assert server.update("--adapter", f"passing={models.adapters[0]}").returncode == 0
+    assert "passing" in [model.id for model in client.models.list()]
+    done = server.update("--drop", "passing")
+    assert done.returncode == 0, done.stderr
+    assert "passing" not in [model.id for model in client.models.list()]
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="passing", prompt="hello")
+    assert called("OpenAIServer", processes_of(server.pid)) == replicas
+    done = server.update("--drop", "passing")
+    assert done.returncode == 2
+    assert "--drop passing: no such adapter is served, but cardio" in done.stderr
 
 
 def test_a_broken_update_is_named_and_changes_nothing(server, tmp_path):
