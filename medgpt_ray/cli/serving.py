@@ -1,5 +1,6 @@
 """`medgpt serve`: a model behind the OpenAI API."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -68,10 +69,11 @@ def serve_update(
     drop: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Serve this adapter no longer.")
     ] = None,
+    index: Annotated[Path | None, typer.Option(help="In place of what is served.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
 ) -> None:
-    """Change model or adapters of a running `medgpt serve`, without a failed answer."""
+    """Change model, adapters or index of a running `medgpt serve`, without a failed answer."""
     from medgpt_ray.serving import command
 
     with refusals():
-        command.update(port, model, adapter or [], drop or [])
+        command.update(port, model, adapter or [], drop or [], index)

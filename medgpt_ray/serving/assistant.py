@@ -135,7 +135,7 @@ class Answer:
         self._send, self._version, self._reply, self._form = send, version, reply, form
         self.status = 0
         self._start: Any = None
-        self._stream = self._begun = self._refused = False
+        self._stream = self._is_text = self._begun = self._refused = False
         self._buffer = b""
 
     async def send(self, message: Any) -> None:
@@ -144,6 +144,7 @@ class Answer:
             headers = [*message["headers"], (VERSION_HEADER, self._version.encode())]
             kinds = [v for k, v in headers if k.lower() == b"content-type"]
             self._stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
+            self._is_text = self._stream or any(b"json" in kind for kind in kinds)
             self._start = {**message, "headers": headers}
             if self._passes and not self._dead_end and not self._stream:
                 await self._send(self._start)
@@ -180,7 +181,7 @@ class Answer:
 
     @property
     def _passes(self) -> bool:
-        return self._reply is None or self.status != 200
+        return self._reply is None or self.status != 200 or not self._is_text
 
     def _events(self, message: Any) -> bytes:
         """Whole events out of what has come; the rest waits for the next message."""

@@ -21,7 +21,9 @@ from medgpt_ray.serving.settings import KEYS_VARIABLE, Settings, pairs, settings
 from medgpt_ray.tracking.rundir import write_atomically
 
 APPLICATION = "medgpt"
+MODEL, INDEX = "RUN|MODEL", "--index"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FAILING = ("UNHEALTHY", "DEPLOY_FAILED")
 START_SECONDS = 900.0
 """Until the replicas of a deployment must be ready."""
 POLL_SECONDS = 0.5
@@ -87,7 +89,13 @@ def serve(
             record.unlink(missing_ok=True)
 
 
-def update(port: int, model: str | None, adapters: Sequence[str], dropped: Sequence[str]) -> None:
+def update(
+    port: int,
+    model: str | None,
+    adapters: Sequence[str],
+    dropped: Sequence[str],
+    index: Path | None,
+) -> None:
     """Change what the server on `port` serves; returns when every answer comes from the new.
     `dropped` are names of adapters that it is to serve no longer."""
     record = _record(port)
@@ -104,8 +112,19 @@ def update(port: int, model: str | None, adapters: Sequence[str], dropped: Seque
                 there = ", ".join(paths) or "none"
                 raise PreflightError([f"--drop {name}: no such adapter is served, but {there}"])
         # The name stays: callers go on asking for it.
-        wanted = before.model_copy(update={"model": model or before.model})
-        settings, found = check(wanted, paths, running=True)
+        changes = {"model": model or before.model, "index": index or before.index}
+        settings, found = check(before.model_copy(update=changes), paths, running=True)
+        asked = {f"--adapter {name}" for name in pairs(adapters)}
+        asked |= {what for what, value in ((MODEL, model), (INDEX, index)) if value}
+        now, problems = _versions(settings, found), []
+        for what, then in _versions(before, adapters_before).items():
+            if what not in asked and now.get(what, then) != then:
+                problems.append(
+                    f"{what}: {then[0]} has changed since it was deployed as {then[1]}: name it "
+                    "too, to deploy what it is now"
+                )
+        if problems:
+            raise PreflightError(problems)
         if running[AUTH_MODE]:
             os.environ[AUTH_MODE] = running[AUTH_MODE]
         with _ray(settings, running["address"]):
@@ -119,6 +138,15 @@ def update(port: int, model: str | None, adapters: Sequence[str], dropped: Seque
                 _deploy(before, adapters_before)
                 raise
     print(f"serving {settings.name} ({settings.version})", flush=True)
+
+
+def _versions(settings: Settings, adapters: Sequence[Adapter]) -> dict[str, tuple[Any, Any]]:
+    """Of what is served, its path and version by the option that names it."""
+    return {
+        MODEL: (settings.model, settings.version),
+        INDEX: (settings.index, settings.index_version),
+        **{f"--adapter {each.name}": (each.path, each.version) for each in adapters},
+    }
 
 
 def _running(record: Path, port: int) -> dict[str, Any]:
@@ -227,12 +255,18 @@ def _started(settings: Settings, host: str, port: int) -> Iterator[None]:
 
 
 def _watch() -> None:
-    """Until a signal, or until Ray Serve cannot be asked any more."""
+    """Until a signal, or until Ray Serve cannot be asked any more. Tells of replicas that cannot
+    start."""
     from ray import serve as ray_serve
 
+    told = ""
     while True:
         time.sleep(5)
-        ray_serve.status()
+        status = ray_serve.status().applications.get(APPLICATION)
+        reason = _reason(status) if status and status.status in FAILING else ""
+        if reason not in ("", told):
+            print(reason, file=sys.stderr, flush=True)
+        told = reason
 
 
 def _free(host: str, port: int) -> None:

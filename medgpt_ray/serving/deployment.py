@@ -79,7 +79,7 @@ class OpenAIServer:
             adapters=engine.adapters,
             tell_tools=not engine.shows_tools,
             guard=settings.guard,
-            augment=from_index(settings.index) if settings.index else None,
+            augment=from_index(settings.index, settings.index_version) if settings.index else None,
             log=RequestLog(settings.request_log) if settings.request_log else None,
         )
         self.watch = asyncio.create_task(self._leave_with_engine(engine))
@@ -107,7 +107,7 @@ class OpenAIServer:
         try:
             async with asyncio.timeout(RATE_SECONDS):
                 return await self.rate.wait_seconds.remote(key)
-        except TimeoutError:
+        except (TimeoutError, ray.exceptions.RayActorError):  # Ray starts it anew
             raise Refusal(503, "the rate limit cannot be asked", retry_after=1) from None
 
     async def _leave_with_engine(self, engine: Engine) -> None:

@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from medgpt_ray.serving.errors import Refusal
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Others would go to the chat template as they are, which may leave them out."""
 UNREAD = {"functions": "send tools", "function_call": "send tool_choice"}
 """Fields that OpenAI once had and vLLM takes no notice of, and those that took their place."""
 
@@ -28,6 +30,11 @@ class Fields:
     def check(self, body: Mapping[str, Any]) -> None:
         """Refuse with 400 what has a wrong type or would not be read; other unknown fields are
         vLLM's to judge."""
+        messages = body.get("messages")
+        for number, message in enumerate(messages if isinstance(messages, list) else ()):
+            if isinstance(message, dict) and message.get("role", "") not in ROLES:
+                told = f"messages[{number}].role: is not one of {', '.join(ROLES)}"
+                raise Refusal(400, told, param="messages")
         for name, fix in UNREAD.items():
             if body.get(name) is not None:
                 raise Refusal(400, f"{name}: is not read: {fix}", param=name)

@@ -67,7 +67,9 @@ def check(
     try:
         if settings.index:
             Index.open(settings.index)
-            settings = settings.model_copy(update={"index": settings.index.resolve()})
+            index = settings.index.resolve()
+            changes = {"index": index, "index_version": versions.of_index(index)}
+            settings = settings.model_copy(update=changes)
     except RetrievalError as error:
         problems += [f"--index {problem}" for problem in error.problems]
     if problems:

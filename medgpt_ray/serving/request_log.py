@@ -13,7 +13,7 @@ from medgpt_ray.guard.personal import mask
 from medgpt_ray.serving.reply import Reply
 
 LAST_TEXTS = 20
-CHARACTERS = 10_000
+CHARACTERS, MODEL_CHARACTERS = 10_000, 200
 LONGEST = 200
 """Characters of the longest piece of personal data."""
 
@@ -39,12 +39,13 @@ class RequestLog:
         self, scope: Any, status: int, version: str, seconds: float, reply: Reply | None
     ) -> None:
         body = scope["medgpt.body"]
+        model = body.get("model")  # what the caller wrote, any text
         answered = reply.texts if reply else {}
         record = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "key": scope["medgpt.key"],
             "path": scope["path"],
-            "model": body.get("model"),
+            "model": model and _logged(str(model), MODEL_CHARACTERS),
             "version": version,
             "status": status,
             "seconds": round(seconds, 3),
@@ -61,11 +62,11 @@ def _told(written: Future[None]) -> None:
         print(f"request log: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
-def _logged(text: str) -> str:
-    if len(text) <= CHARACTERS:
+def _logged(text: str, characters: int = CHARACTERS) -> str:
+    if len(text) <= characters:
         return mask(text)
-    masked = mask(text[: CHARACTERS + LONGEST])  # what stands at its end may be cut, so not known
-    return masked[: min(CHARACTERS, len(masked) - LONGEST)] + "..."
+    masked = mask(text[: characters + LONGEST])  # what stands at its end may be cut, so not known
+    return masked[: max(0, min(characters, len(masked) - LONGEST))] + "..."
 
 
 def _said(body: dict[str, Any]) -> list[str]:

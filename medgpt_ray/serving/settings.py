@@ -66,6 +66,8 @@ class Settings(BaseModel):
     """The safety guard of medical answers, on chat completions."""
     index: Path | None = None
     """Of `medgpt index build`: chats are answered from its documents."""
+    index_version: str | None = None
+    """Of its file (`versions.of_index`): replicas refuse other content."""
     request_log: Path | None = None
     """A folder: one JSON line a request, personal data masked."""
     tool_parser: str | None = None

@@ -1,4 +1,5 @@
-"""The version of weights: a digest of their files, so that equal names never hide other content."""
+"""Versions of weights and indexes: digests of their files, so that equal names never hide other
+content."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,6 +21,11 @@ def of_directory(directory: Path) -> str:
 def of_weights(directory: Path) -> str:
     """The same over the weights alone."""
     return _digest(directory, _PATTERNS[:1])
+
+
+def of_index(directory: Path) -> str:
+    """Of an index for retrieval."""
+    return _digest(directory, ("*.sqlite",))
 
 
 def broken(directory: Path) -> list[str]:

@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 
 from medgpt_ray.serving.assistant import Answer
+from medgpt_ray.serving.reply import Reply
 
-START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"text/event-stream")],
-}
+STREAM = b"text/event-stream"
 DONE = b"data: [DONE]\n\n"
 
 
@@ -20,16 +17,19 @@ def error(message: str, code: int) -> bytes:
     return b"data: " + json.dumps({"error": {"message": message, "code": code}}).encode() + b"\n\n"
 
 
-def passed(*events: bytes, form: bool = False) -> tuple[int, bytes]:
+def passed(
+    *events: bytes, form: bool = False, kind: bytes = STREAM, reply: Reply | None = None
+) -> tuple[int, bytes]:
     """Status and body as the caller gets them."""
     got: list[Any] = []
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
 
     async def send(message: Any) -> None:
         got.append(message)
 
     async def stream() -> None:
-        answer = Answer(send, "v1", None, form=form)
-        await answer.send(START)
+        answer = Answer(send, "v1", reply, form=form)
+        await answer.send(start)
         for event in events:
             await answer.send({"type": "http.response.body", "body": event, "more_body": True})
         await answer.send({"type": "http.response.body", "body": b""})
@@ -43,6 +43,13 @@ def passed(*events: bytes, form: bool = False) -> tuple[int, bytes]:
 def test_a_stream_passes_as_it_is() -> None:
     events = (b'data: {"id": 1}\n\n', error("the engine died", 500), DONE)
     assert passed(*events) == (200, b"".join(events))
+
+
+def test_embeddings_as_bytes_pass_as_they_are() -> None:
+    """Also where a log or the guard follows the answer."""
+    reply = Reply(None, {}, fixed_form=True)
+    octets = b"\x00\xff\n\n"
+    assert passed(octets, kind=b"application/octet-stream", reply=reply) == (200, octets)
 
 
 @pytest.mark.parametrize("code", [400, 404, 500])

@@ -203,6 +203,12 @@ def test_a_field_that_would_not_be_read_is_refused(server, field):
         ask(server.client(), "hello", extra_body=field)
 
 
+def test_a_role_that_a_template_may_leave_out_is_refused(server):
+    messages = [{"role": "User", "content": "hello"}]
+    with pytest.raises(openai.BadRequestError, match=r"messages\[0\].role: is not one of system"):
+        server.client().chat.completions.create(model="tiny", messages=messages)
+
+
 def test_thirty_two_streams_at_once(server):
     client = server.client("key-of-crowd")
     whole = {p: ask(client, p, max_tokens=32).choices[0].message.content for p in PROMPTS}

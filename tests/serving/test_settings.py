@@ -58,14 +58,14 @@ def test_weights_that_are_cut_off_are_named(taught_model: Path, tmp_path: Path):
 def test_an_update_of_a_server_that_is_gone_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "CACHE", tmp_path)
     with pytest.raises(PreflightError, match="no `medgpt serve` runs there"):
-        command.update(8000, None, [], [])
+        command.update(8000, None, [], [], None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
         record = tmp_path / "serve" / "8000.json"
         record.write_text(json.dumps({"address": address}))
         with pytest.raises(PreflightError, match=f"is gone.*: its Ray at {address}"):
-            command.update(8000, None, [], [])
+            command.update(8000, None, [], [], None)
 
 
 def test_of_a_failed_deployment_the_own_error_is_told():

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from medgpt_ray.retrieval.augment import INSUFFICIENT
+from medgpt_ray.retrieval.errors import RetrievalError
+from medgpt_ray.serving import versions
 from medgpt_ray.serving.assistant import Assistant
 from medgpt_ray.serving.errors import send_json
 from medgpt_ray.serving.gate import MODEL_PATHS, Gate
@@ -25,7 +27,7 @@ The rash of measles begins behind the ears. Children stay at home for four days.
 
 
 @pytest.fixture(scope="module")
-def add_sources(tmp_path_factory: pytest.TempPathFactory):
+def index(tmp_path_factory: pytest.TempPathFactory):
     from medgpt_ray.retrieval.build import build
     from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
 
@@ -33,7 +35,12 @@ def add_sources(tmp_path_factory: pytest.TempPathFactory):
     (folder / "notes").mkdir()
     (folder / "notes" / "notes.md").write_text(DOCUMENT)
     build(folder / "notes", folder / "index", Embedder(EMBEDDED))
-    return from_index(folder / "index")
+    return folder / "index"
+
+
+@pytest.fixture(scope="module")
+def add_sources(index):
+    return from_index(index, None)
 
 
 def chat(add_sources: Any, messages: Any, **fields: Any) -> dict[str, Any]:
@@ -104,12 +111,9 @@ def test_a_question_may_be_parts(add_sources, content):
 @pytest.mark.parametrize(
     "messages",
     [
-        [],
-        [{"role": "user", "content": ""}],
         [{"role": "user"}],
         [{"role": "user", "content": [{"type": "text"}]}],
         [{"role": "user", "content": [3]}],
-        [{"role": "system", "content": "Be kind."}],
         "hello",
         [3],
     ],
@@ -117,3 +121,21 @@ def test_a_question_may_be_parts(add_sources, content):
 def test_malformed_messages_are_left_to_vllm(add_sources, messages):
     answer = chat(add_sources, messages)
     assert "retrieval" not in answer.get("medgpt", {})
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], [{"role": "user", "content": " "}], [{"role": "system", "content": "Be kind."}]],
+)
+def test_without_a_question_there_is_no_answer(add_sources, messages):
+    answer = chat(add_sources, messages)
+    assert answer["error"]["message"] == "messages: hold no question of a user"
+
+
+def test_an_index_that_was_built_anew_is_not_taken_for_the_old_one(index, add_sources):
+    version = versions.of_index(index)
+    answer = chat(add_sources, [{"role": "user", "content": "How is warfarin started?"}])
+    assert answer["medgpt"]["retrieval"]["index"] == version
+    from_index(index, version)
+    with pytest.raises(RetrievalError, match=f"holds version {version} of the index, not 123"):
+        from_index(index, "123")

@@ -54,6 +54,16 @@ def test_a_broken_update_is_named_and_changes_nothing(server, tmp_path):
     assert done.returncode == 2
 
 
+def test_what_changed_since_it_was_deployed_has_to_be_named(server, models):
+    config = models.base / "generation_config.json"
+    text = config.read_text()
+    config.write_text(text + " ")
+    done = server.update("--adapter", f"cardio={models.adapters[0]}")
+    config.write_text(text)
+    assert done.returncode == 2
+    assert f"RUN|MODEL: {models.base} has changed since it was deployed as" in done.stderr
+
+
 def test_one_update_at_a_time(server, models):
     lock = server.cache / "serve" / f"{server.port}.lock"
     with lock.open("w") as held:
