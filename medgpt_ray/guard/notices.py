@@ -39,11 +39,22 @@ _WEIGHT = re.compile(
     r"|\d ?(?:kg|kgs|kilos?|kilograms?|lbs?|pounds|公斤|千克|斤)(?![a-z/])"
 )
 
+_HAN = r"[\u4e00-\u9fff]"
+_NEW_LINE = (
+    r"(?![A-Z][a-z]|(?:\d{1,3}|[A-Za-z]|[ivx]{1,4}|[一二三四五六七八九十]{1,3})[.)）、．]"
+    r"|[\w /]{1,30}[:：]|(?i:no|none|nil|without|denies|denied|never|nor)\b|没|无|未|否认)"
+)
+"""Of a line that goes on with no phrase of the line before: a list, a label, a denial. One that
+begins with no letter or digit ("- pain") does neither."""
+_WRAP = re.compile(rf"(?<=\w)\n(?=\w){_NEW_LINE}")
+_HAN_WRAP = re.compile(rf"(?<={_HAN})\n(?={_HAN}){_NEW_LINE}")
+_CUT_SENTENCE = re.compile(rf"^[^.!?。！？；\n]{{0,{mentions.REACH}}}[.!?。！？；\n]")
 
 SEEN_CHARACTERS = 10_000
+"""At the beginning and again at the end of each message, source and answer. This and the following
+keep every request from keeping the guard busy."""
 SEEN_MESSAGES = 20
 SEEN_DOSES, SEEN_QUANTITIES = 100, 2_000
-"""Of each message and source, and of the conversation's end: so no request keeps the guard busy."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Case:
 
     language: Language
     emergency: tuple[str, ...]
-    """The phrases of the user's last message that affirm a red flag."""
+    """The phrases of the user's last message that affirm a red flag, also over a line's end."""
     known: tuple[Quantity, ...]
     """What the conversation and its sources state: a dose among it is not out of the blue."""
     patient_known: bool
@@ -75,12 +86,12 @@ def examine(messages: Sequence[Mapping[str, Any]], sources: Iterable[str] = ()) 
     """Look at a conversation in OpenAI's form; `sources` are passages that the model is shown."""
     messages = messages[-SEEN_MESSAGES:]
     user = [_seen(text_of(message)) for message in messages if message.get("role") == "user"]
-    last = mentions.plain(user[-1]) if user else ""
+    last = user[-1] if user else ""
     spoken = mentions.plain("\n".join(user))
     texts = [*(text_of(message) for message in messages), *sources]
     return Case(
-        language="zh" if re.search(r"[\u4e00-\u9fff]", last) else "en",
-        emergency=tuple(dict.fromkeys(red_flags.found(last))),
+        language="zh" if re.search(_HAN, mentions.plain(last)) else "en",
+        emergency=tuple(dict.fromkeys(red_flags.found(last) + red_flags.found(_unwrapped(last)))),
         known=tuple(islice(_quantities(texts), SEEN_QUANTITIES)),
         patient_known=bool(_AGE.search(spoken) and _WEIGHT.search(spoken)),
     )
@@ -98,9 +109,17 @@ def _quantities(texts: Iterable[str]) -> Iterator[Quantity]:
 
 
 def _seen(text: str) -> str:
-    """Without blank lines too, which patterns would go through again and again."""
-    lines = (line.strip() for line in text[:SEEN_CHARACTERS].splitlines())
-    return "\n".join(line for line in lines if line)
+    """Its two ends, with one blank line of several: patterns would go through them again and again.
+    Of the sentence that the second end begins in, nothing: its denial may be lost."""
+    if len(text) > 2 * SEEN_CHARACTERS:
+        end = _CUT_SENTENCE.sub("", text[-SEEN_CHARACTERS:], count=1)
+        text = f"{text[:SEEN_CHARACTERS]}\n\n{end}"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip() for line in text.splitlines()))
+
+
+def _unwrapped(text: str) -> str:
+    """The lines of each paragraph as one line, as far as the next may go on with the phrase."""
+    return _WRAP.sub(" ", _HAN_WRAP.sub("", text))
 
 
 def text_of(message: Mapping[str, Any]) -> str:

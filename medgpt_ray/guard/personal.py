@@ -110,6 +110,16 @@ _TOWN = (
     rf"(?:,? (?:{_WORD}|[A-Z]{{2}}|Apt\.? \w+|Unit \w+|Flat \w+)){{0,4}}"
 )
 
+
+def _under(keys: str) -> str:
+    """What JSON or Python has under one of `keys`, quoted or a number; JSON in a string of JSON
+    has a backslash before its quotes."""
+    return (
+        rf"(?P<keep>[\"'](?i:{keys})\\{{0,7}}[\"']\s*:\s*(?P<quote>\\{{0,7}}[\"'])?)"
+        r"(?(quote)(?:(?!(?<!\\)(?P=quote))(?s:.))+|\d[\d./-]{3,})"
+    )
+
+
 PATTERNS: dict[str, tuple[str, ...]] = {
     "email": (
         r"(?<![\w.+-])[\w.+-]{1,64}(?:@| ?[(\[] ?at ?[)\]] ?)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}",
@@ -118,6 +128,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"{_DIGIT}\d{{6}}[- ]?(?:19|20)\d{{2}}(?:0[1-9]"
         rf"|1[0-2])\d{{2}}[- ]?\d{{3}}[\dXx](?![\dA-Za-z])",
         rf"{_DIGIT}\d{{3}}-\d{{2}}-\d{{4}}{_END}",
+        _under(r"ssn|passport(?:[_ -]?(?:number|no))?|national[_ -]?id|身份证号?码?|护照号?码?"),
         rf"(?i:(?P<keep>\b(?:ssn|social security){_NUMBER}))\d[\d -]{{2,10}}\d",
         rf"(?i:(?P<keep>\b(?:passport|driver'?s licen[cs]e|driving licen[cs]e|ni|national insurance"
         rf"|iban){_NUMBER}))(?=[^\n,;]{{0,8}}\d){_CODE}(?: [A-Z]\b)?",
@@ -125,6 +136,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         r"|编号)?[:：为是 ]{0,3})[A-Z]{0,2}\d[\d-]{3,19}[Xx]?",
     ),
     "record": (
+        _under(
+            r"mrn|(?:patient|record|insurance|member)[_ -]?(?:id|number|no)|(?:病历|住院|门诊)号"
+        ),
         rf"(?i:(?P<keep>\b(?:mrn|medical record|patient id|insurance id){_NUMBER}))"
         rf"(?=[^\n,;]{{0,8}}\d){_CODE}",
         rf"(?i:(?P<keep>\b(?:medical record|patient|nhs|hospital|chart|case|record|accession|member"
@@ -145,6 +159,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"{_DIGIT}(?:\d{{16,19}}|3[47]\d{{13}}){_END}(?! ?(?:copies|cfu|iu|拷贝))",
     ),
     "phone": (
+        _under(
+            r"(?:(?:home|cell|mobile|contact)[_ -]?)?(?:tele)?phone|mobile|(?:联系)?电话|手机号?码?"
+        ),
         rf"{_DIGIT}(?:\+?86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_END}(?! ?(?:copies|cfu|iu|拷贝))",
         rf"{_DIGIT}0\d{{2,3}}[ -]?\d{{7,8}}{_END}",
         r"(?<![\w.+])\+\d{1,3}(?:[ -/]{0,3}\(?\d{1,4}\)?){2,5}(?!\d)",
@@ -163,6 +180,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"|\bbirthday(?: is)?)\W{{0,3}}(?:\(?[dmy/]+\)?\W{{1,2}})?(?:is )?(?:on )?)){_DATE}",
         rf"(?P<keep>(?:出生(?:日期|年月日?|于)?|生日|生于)[:：为是于 ]{{0,3}}){_HAN_DATE}",
         r"(?:\d{2,4}年(?:\d{1,2}月)?(?:\d{1,2}日)?)(?=出?生)",
+        _under(r"dob|birth[_ -]?da(?:te|y)|date[_ -]?of[_ -]?birth|出生(?:日期|年月日?)?|生日"),
     ),
     "name": (
         rf"(?P<keep>\b(?i:my name(?:['’]s| is)|i['’]m called|i am called|call me) ){_NAMED}",
@@ -172,8 +190,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?P<keep>\b(?i:(?:{_THINGS}name|{_LABELS})(?::| -| is:?) ?)){_NAMED}(?=[ ,;.\n(/]|$)",
         rf"(?P<keep>\b(?i:patient|pt|seen by|signed by|signed|reviewed by|dictated by) )"
         rf"{_NO_NAME}{_WORD} {_NAME}",
-        r"(?P<keep>\"(?i:(?:patient|full|first|last|given|family"
-        r"|user)?_?name)\" ?: ?\")[^\"\n]{1,60}",
+        _under(
+            r"(?:(?:patient|full|first|middle|last|given|family|maiden|user|contact)[_ -]?)*name"
+            r"|surname|forename|(?:患者|病人|联系人|家属)?姓名|联系人"
+        ),
         rf"(?P<keep>\b(?:Mrs?|MRS?|Ms|Miss|Mx|Dr|DR|Prof|Professor|Doctor|Nurse)\b\.? ?){_NAMED}",
         rf"(?P<keep>\b(?:I am|I['’]m|This is|this is) ){_NO_NAME}{_WORD} {_WORD}"
         r"(?=[.,;!\n]|$| and\b| from\b| calling\b| here\b| speaking\b)(?! (?i:disease|syndrome))",
@@ -201,6 +221,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?P<keep>(?i:\bname): ?){_HAN_NAME}(?!{_HAN})",
     ),
     "address": (
+        _under(
+            r"(?:(?:home|street|postal|mailing|patient)[_ -]?)?address(?:[_ -]?line)?[_ -]?\d?"
+            r"|(?:家庭|现|联系|通讯|居住)?(?:住址|地址)"
+        ),
         rf"\b\d{{1,5}}[A-Za-z]?,? (?:(?:N|S|E|W|NE|NW|SE"
         rf"|SW)\.? )?(?:[A-Z][\w'’-]+ ){{1,3}}{_STREETS}(?! trips?\b)"
         rf"(?:{_TOWN},? {_POSTCODE})?{_TOWN}",
@@ -224,14 +248,34 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 _COMPILED = [(kind, re.compile(form)) for kind, forms in PATTERNS.items() for form in forms]
 _REGIONS = ("CN", "US", "GB", "DE")
 _AMOUNT = re.compile(r" ?(?:mg|g|ml|mcg|copies|cfu|iu|拷贝|%|mmol)", re.IGNORECASE)
+_UNICODE = re.compile(r"(?<!\\)(?:\\+u[0-9A-Fa-f]{4})+")
+_HAS_JSON = re.compile(r"\s*[\[{\"]|(?s:.)*?[\"']\s*:")
+_ESCAPE = re.compile(r"(?<!\\)\\+([nrt/])")
 
 
 def mask(text: str) -> str:
-    """`text` with each piece of personal data as its kind: "my phone is [phone]"."""
+    """`text` with each piece of personal data as its kind: "my phone is [phone]"; JSON in it, of
+    tools, is read first."""
+    text = _read(text)
     for kind, pattern in _COMPILED:
         keep = r"\g<keep>" if "keep" in pattern.groupindex else ""
         text = pattern.sub(f"{keep}[{kind}]", text)
     return _without_phones(text)
+
+
+def _read(text: str) -> str:
+    r"""With what JSON escapes in plain, nested JSON too: \u5f20, \\u5f20, \n, but not quotes, which
+    end the value."""
+    text = _UNICODE.sub(_characters, text)
+    if _HAS_JSON.match(text):
+        text = _ESCAPE.sub(lambda match: "/" if match[1] == "/" else "\n", text)
+    return text
+
+
+def _characters(escapes: re.Match[str]) -> str:
+    codes = re.findall(r"u(.{4})", escapes.group())
+    read = bytes.fromhex("".join(codes)).decode("utf-16-be", errors="replace")
+    return re.sub(r"[\"\\]", r"\\\g<0>", read)
 
 
 def _without_phones(text: str) -> str:

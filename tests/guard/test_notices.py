@@ -57,6 +57,60 @@ def test_a_message_may_be_parts():
     assert examine([{"role": "user", "content": parts}]).emergency == ("unconscious",)
 
 
+@pytest.mark.parametrize("filler", ["He had a cold in 1999. ", "既往体健，", "\n", "word "])
+def test_an_emergency_at_either_end_of_a_long_message(filler):
+    history = filler * (1_000_000 // len(filler))
+    began = time.process_time()
+    assert examine(said(history + "\nNow I have crushing chest pain.")).emergency
+    assert examine(said("Now I have crushing chest pain.\n" + history)).emergency
+    assert time.process_time() - began < 2
+
+
+def test_a_denial_that_the_cut_takes_away_leaves_no_alarm():
+    denial = "There is no chest pain. " * 1_000
+    for cut in range(0, len("There is no chest pain. "), 3):
+        assert not examine(said(denial + "x" * cut)).emergency, cut
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "I have chest\npain",
+        "I have chest  \r\n  pain since an hour",
+        "He cannot\nbreathe",
+        "I want to\ndie.",
+        "I HAVE CHEST\nPAIN",
+        "突然胸\n痛",
+        "他叫\n不醒",
+        [{"type": "text", "text": text} for text in ("A crushing chest", "pain since an hour")],
+    ],
+)
+def test_a_phrase_over_two_lines(content):
+    assert examine([{"role": "user", "content": content}]).emergency
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- no chest\n- pain in the foot",
+        "1. chest\n2. pain in the foot",
+        "a) chest\nb) pain in the foot",
+        "# chest\n\npain in the foot",
+        "Examined: the chest\nPain in the foot",
+        "chest: clear chest\npain: in the foot",
+        "chest.\npain in the foot",
+        "no chest\npain in the foot",
+        "heart rate normal\nno fainting",
+        "What causes chest\npain?",
+        "胸\n\n痛经三年",
+        "一、胸\n二、痛经三年",
+        "胸部\n无疼痛",
+    ],
+)
+def test_two_lines_that_are_no_phrase(text):
+    assert not examine(said(text)).emergency
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "language"),
     [

@@ -1,6 +1,7 @@
 """What is masked in logs, and what must stay readable."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,61 @@ from medgpt_ray.guard.personal import mask
 )
 def test_personal_data_is_masked(text, masked):
     assert mask(text) == masked
+
+
+RECORD = {
+    "姓名": "张伟",
+    "电话": "62345678",
+    "住址": "中关村大街1号",
+    "name": 'John "Jack" Smith',
+    "dob": "1990-03-07",
+    "birth_date": "1990-03-07T10:00",
+    "date_of_birth": 19900307,
+    "mrn": "12345678",
+    "ssn": "123456789",
+    "note": "Hello\nName: John Smith\n13800138000",
+}
+SECRETS = ("张", "伟", "6234", "中关村", "J", "Smith", "199", "1234", "6789", "1380", "8000")
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("nested", [0, 1, 2])
+def test_nothing_is_left_of_what_a_tool_says_in_json(nested, ascii_only):
+    said = json.dumps(RECORD, ensure_ascii=ascii_only)
+    for _ in range(nested):
+        said = json.dumps({"result": said}, ensure_ascii=ascii_only)
+    for text in (said, f"Result: {said}"):
+        masked = mask(text)
+        assert [secret for secret in SECRETS if secret in masked] == []
+        assert "Hello" in masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (r"138\u0030013\u0038000", "[phone]"),
+        (r"\\u0031\\u0033800138000", "[phone]"),
+        (r"{\u0022name\u0022: \u0022John Smith\u0022}", r"{\"name\": \"[name]\"}"),
+        (r'{"dob": "03\/04\/1980"}', '{"dob": "[birth date]"}'),
+        (str({"name": "O'Brien", "dob": 19800304}), """{'name': "[name]", 'dob': [birth date]}"""),
+        ('{"name": "' + "x" * 500 + '", "dose": "5 mg"}', '{"name": "[name]", "dose": "5 mg"}'),
+        (r"\ud83d\ude00 \ud83d", "\U0001f600 \ufffd"),
+        (r"$\nu \times \beta$", r"$\nu \times \beta$"),
+        ("\\u\uff10\uff11\uff12\uff13", "\\u\uff10\uff11\uff12\uff13"),
+        ('{"drug_name": "aspirin", "dose": "5 mg"}', '{"drug_name": "aspirin", "dose": "5 mg"}'),
+    ],
+)
+def test_escapes_are_read(text, masked):
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text", ["\\", '"', "'name'", '"name":', "\\u0031", '"name" ', '{"', "\\n"]
+)
+def test_no_text_keeps_the_mask_busy(text):
+    began = time.process_time()
+    mask(text * (10_000 // len(text)))
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
