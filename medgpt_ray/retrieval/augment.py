@@ -1,15 +1,17 @@
 """What was found, put into a chat: numbered sources, how to cite them, and when to say nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from medgpt_ray.retrieval.errors import RetrievalError
-from medgpt_ray.retrieval.index import HITS, Findings, Hit, Index
+from medgpt_ray.retrieval.index import HITS, Hit, Index
 from medgpt_ray.retrieval.terms import is_chinese
 
 Message = Mapping[str, Any]
 """In OpenAI's form; the content is a string or a list of parts."""
+Fits = Callable[[Sequence[Message]], bool]
+"""Whether a chat leaves the model room to answer."""
 
 INSUFFICIENT = "Insufficient information: the documents do not answer this question."
 INSUFFICIENT_CHINESE = "资料不足:所收录的文档无法回答这个问题。"
@@ -66,10 +68,13 @@ class Augmented:
     A server may say it itself when `sufficient` is false, and save the generation."""
 
 
-def augment(index: Index, messages: Sequence[Message], count: int = HITS) -> Augmented:
+def augment(
+    index: Index, messages: Sequence[Message], count: int = HITS, fits: Fits | None = None
+) -> Augmented:
     """Search for the last user message, given those before, and put what is found into it.
 
-    Raises `RetrievalError` where no user message has text.
+    The last sources are left out until the chat `fits`, but never the first: without any there is
+    nothing to answer from. Raises `RetrievalError` where no user message has text.
     """
     asked = [(at, text) for at, message in enumerate(messages) if (text := _text(message))]
     if not asked:
@@ -78,21 +83,26 @@ def augment(index: Index, messages: Sequence[Message], count: int = HITS) -> Aug
     findings = index.search(*(text for _, text in asked), count=count)
     chinese = is_chinese(question)
     reply = INSUFFICIENT_CHINESE if chinese else INSUFFICIENT
-    content = _content(findings, question, chinese, reply)
-    changed = [dict(message) for message in messages]
-    changed[position]["content"] = _replaced(messages[position]["content"], content)
+
+    def asked_with(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+        changed = [dict(message) for message in messages]
+        content = _content(hits, question, chinese, reply)
+        changed[position]["content"] = _replaced(messages[position]["content"], content)
+        return changed
+
     hits = findings.hits if findings.sufficient else ()
+    while fits and len(hits) > 1 and not fits(asked_with(hits)):
+        hits = hits[:-1]
     citations = tuple(_citation(number, hit) for number, hit in enumerate(hits, start=1))
-    return Augmented(changed, citations, findings.sufficient, findings.confidence, reply)
+    return Augmented(asked_with(hits), citations, findings.sufficient, findings.confidence, reply)
 
 
-def _content(findings: Findings, question: str, chinese: bool, reply: str) -> str:
-    if not findings.sufficient:
+def _content(hits: Sequence[Hit], question: str, chinese: bool, reply: str) -> str:
+    if not hits:
         template = _NOTHING_CHINESE if chinese else _NOTHING
         return template.format(insufficient=reply, question=question)
     sources = "\n\n".join(
-        f"[{number}] ({hit.citation})\n{hit.chunk.text}"
-        for number, hit in enumerate(findings.hits, start=1)
+        f"[{number}] ({hit.citation})\n{hit.chunk.text}" for number, hit in enumerate(hits, start=1)
     )
     template = _CHINESE if chinese else _ENGLISH
     return template.format(insufficient=reply, sources=sources, question=question)

@@ -111,7 +111,7 @@ def _scan(folder: Path) -> tuple[dict[str, str], list[str]]:
         if path.suffix.lower() in readers.SUFFIXES:
             hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
-            ignored.append(name)
+            ignored.append(_shown(name))
     if not hashes:
         raise RetrievalError([f"{folder}: no {', '.join(readers.SUFFIXES)} file in it"])
     return hashes, ignored
@@ -137,6 +137,9 @@ def _read(
     limit = min(CHUNK_TOKENS, embedder.max_tokens) - _MARKERS
     problems, remarks, found = list[str](), list[str](), dict[str, list[Chunk]]()
     for path in paths:
+        if (shown := _shown(path)) != path:
+            problems.append(f"{folder / shown}: its name is not UTF-8, rename it")
+            continue
         try:
             parts = readers.read(folder / path)
         except RetrievalError as error:
@@ -150,6 +153,11 @@ def _read(
     if problems:
         raise RetrievalError(problems)
     return found, remarks
+
+
+def _shown(path: str) -> str:
+    """With a backslash before each byte that is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _replace(source: Path, target: Path) -> None:

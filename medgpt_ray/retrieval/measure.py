@@ -49,8 +49,9 @@ def read_cases(path: Path) -> list[Case]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # no half of a surrogate pair
             cases.append(Case(**{**row, "history": tuple(row.get("history", ()))}))
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, TypeError, AttributeError) as error:
             problems.append(f"{path}:{number}: {error}")
             continue
         if cases[-1].source is not None and not cases[-1].answer:

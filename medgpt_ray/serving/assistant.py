@@ -5,7 +5,7 @@ safety guard, the log. Where none of them has a part in the answer, its bytes pa
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,8 @@ from medgpt_ray.serving.tools import told_of
 VERSION_HEADER = b"x-medgpt-version"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 FORMS = ("response_format", "structured_outputs")
+FITS_SECONDS = 60.0
+"""The longest that counting the tokens of a chat may take."""
 DEAD_END = "Internal server error"
 """What vLLM says where a grammar left the model no next token."""
 
@@ -39,7 +41,8 @@ class Augmented:
     """Of the request, in place of the caller's."""
 
 
-Augment = Callable[[Messages], Augmented]
+Augment = Callable[[Messages, Callable[[Messages], bool] | None], Augmented]
+"""The second says whether a conversation leaves room for the answer."""
 
 
 class Assistant:
@@ -54,12 +57,15 @@ class Assistant:
         tell_tools: bool = False,
         guard: bool = False,
         augment: Augment | None = None,
+        fits: Callable[[Mapping[str, Any]], Awaitable[bool]] | None = None,
         log: RequestLog | None = None,
     ) -> None:
-        """`tell_tools`: the model's chat template shows it no tools."""
+        """`tell_tools`: the model's chat template shows it no tools; `fits`: whether a body leaves
+        room for its answer."""
         self._app, self._version, self._adapters = app, version, adapters
         self._tell_tools = tell_tools
         self._guard, self._augment, self._log = guard, augment, log
+        self._fits = fits
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if "medgpt.body" not in scope:
@@ -90,13 +96,12 @@ class Assistant:
         messages, case, augmented, asked = body.get("messages"), None, Augmented(()), body
         if path == CHAT and _listed(messages):
             if self._augment:
-                augmented = await asyncio.to_thread(self._augment, messages)
+                augmented = await self._augmented(body)
                 # With a form of the caller's own, the model is asked for the sentence, not bound.
                 formed = _formed(asked) or isinstance(asked.get("tool_choice"), dict)
                 bound = {} if formed else augmented.fields
                 body = {**body, "messages": list(augmented.messages), **bound}
-            if self._tell_tools and _wants_tools(body):
-                body = {**body, "messages": told_of(body["tools"], body["messages"])}
+            body = self._told(body)
             if self._guard:
                 case = await asyncio.to_thread(examine, messages, augmented.passages)
         elif path == COMPLETIONS and self._guard and (text := _prompt_text(body.get("prompt"))):
@@ -105,6 +110,23 @@ class Assistant:
             return None, body
         fixed = _formed(asked) or path == COMPLETIONS
         return Reply(case, augmented.notes, fixed_form=fixed), body
+
+    async def _augmented(self, body: dict[str, Any]) -> Augmented:
+        loop = asyncio.get_running_loop()
+
+        def fits(messages: Messages) -> bool:
+            asked = self._fits(self._told({**body, "messages": list(messages)}))
+            return asyncio.run_coroutine_threadsafe(asked, loop).result(FITS_SECONDS)
+
+        return await asyncio.to_thread(
+            self._augment, body["messages"], fits if self._fits else None
+        )
+
+    def _told(self, body: dict[str, Any]) -> dict[str, Any]:
+        """With the tools in the messages, where the chat template does not show them."""
+        if not (self._tell_tools and _wants_tools(body)):
+            return body
+        return {**body, "messages": told_of(body["tools"], body["messages"])}
 
     async def _forward(self, scope: Any, body: Any, receive: Any, answer: "Answer") -> None:
         content = json.dumps(body, ensure_ascii=False).encode()

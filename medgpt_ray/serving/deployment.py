@@ -80,6 +80,7 @@ class OpenAIServer:
             tell_tools=not engine.shows_tools,
             guard=settings.guard,
             augment=from_index(settings.index, settings.index_version) if settings.index else None,
+            fits=engine.fits,
             log=RequestLog(settings.request_log) if settings.request_log else None,
         )
         self.watch = asyncio.create_task(self._leave_with_engine(engine))

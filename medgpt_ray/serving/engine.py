@@ -3,8 +3,11 @@
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError
 
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import inference_dtype, open_tokenizer, resolve_model
@@ -15,6 +18,8 @@ from medgpt_ray.serving.settings import Settings
 
 ERROR = re.compile(r"^(?:\(.*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)", re.MULTILINE)
 """The last line of a traceback, also as vLLM's log has it."""
+ANSWER_TOKENS = 256
+"""Kept free for an answer whose length the caller leaves open; of a short context a quarter."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM has kernels for."""
 
@@ -90,6 +95,23 @@ class Engine:
             adapters = Adapters(client, models, settings.lora.slots, patience)
         _show_plain_names(app, models)
         return cls(client, app, version, adapters, tools.shows_tools(template))
+
+    async def fits(self, body: Mapping[str, Any]) -> bool:
+        """Whether a chat leaves room for its answer; of what is malformed vLLM tells when asked."""
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.exceptions import VLLMClientError, VLLMValidationError
+
+        context = self.client.model_config.max_model_len
+        try:
+            request = ChatCompletionRequest.model_validate(body)
+            asked = request.max_completion_tokens or request.max_tokens or ANSWER_TOKENS
+            renderer = self.app.state.online_renderer
+            _, (prompt,) = await renderer.render_chat(request, skip_mm_cache=True)
+            return len(prompt["prompt_token_ids"]) + min(asked, context // 4) <= context
+        except VLLMValidationError as error:
+            return error.parameter not in ("input_text", "input_tokens")
+        except (VLLMClientError, ValueError, TypeError, TemplateError):  # vLLM meets it again
+            return True
 
     def shutdown(self) -> None:
         self.client.shutdown(timeout=10)

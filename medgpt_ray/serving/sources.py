@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.guard.notices import text_of
-from medgpt_ray.retrieval.augment import augment
+from medgpt_ray.retrieval.augment import Fits, augment
 from medgpt_ray.retrieval.errors import RetrievalError
 from medgpt_ray.retrieval.index import Index
 from medgpt_ray.serving import versions
@@ -29,13 +29,13 @@ def from_index(directory: Path, wanted: str | None) -> Augment:
         )
     index = Index.open(directory)
 
-    def add_sources(messages: Messages) -> Augmented:
+    def add_sources(messages: Messages, fits: Fits | None = None) -> Augmented:
         users = [message for message in messages if message.get("role") == "user"]
         if not all(map(_is_sound, users)):
             return Augmented(messages)  # for vLLM to refuse
         if not any(text_of(user).strip() for user in users):
             raise Refusal(400, "messages: hold no question of a user", "messages")
-        found = augment(index, messages)
+        found = augment(index, messages, fits=fits)
         sources = [
             {"number": c.number, "label": c.label, "path": c.path, "page": c.page, "line": c.line}
             for c in found.citations

@@ -36,6 +36,32 @@ def test_sources_are_numbered_and_cited(index: Index) -> None:
     assert prompt.endswith("Question: Can I drive after a stroke?")
 
 
+def test_the_last_sources_are_left_out_until_the_chat_fits(index: Index) -> None:
+    question = [user("Can I drive after a stroke?")]
+    whole = augment(index, question)
+    assert len(whole.citations) == 5
+    seen = []
+
+    def fits(messages) -> bool:
+        seen.append(messages)
+        return "[3]" not in messages[0]["content"].partition("Sources:")[2]
+
+    found = augment(index, question, fits=fits)
+    assert found.citations == whole.citations[:2]
+    assert [messages == found.messages for messages in seen] == [False, False, False, True]
+    assert found.citations[1].text in found.messages[0]["content"]
+    assert whole.citations[2].text not in found.messages[0]["content"]
+    assert found.sufficient
+
+
+def test_the_first_source_stays_and_what_is_insufficient_is_not_measured(index: Index) -> None:
+    found = augment(index, [user("Can I drive after a stroke?")], fits=lambda messages: False)
+    assert [citation.number for citation in found.citations] == [1]
+    assert found.citations[0].text in found.messages[0]["content"]
+    found = augment(index, [user("How is psoriasis treated with biologics?")], fits=pytest.fail)
+    assert found.citations == ()
+
+
 def test_insufficient_information_in_the_language_of_the_question(index: Index) -> None:
     for question, reply in (
         ("How is psoriasis treated with biologics?", INSUFFICIENT),

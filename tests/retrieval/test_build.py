@@ -127,6 +127,21 @@ def test_every_bad_file_is_named_and_the_index_stays(
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [".lock", FILE]
 
 
+def test_names_that_are_not_utf_8(folder: Path, tmp_path: Path, recorder) -> None:
+    """A file that is not read may have one."""
+    Path(os.fsdecode(bytes(folder) + b"/scan\xff.png")).touch()
+    assert build(folder, tmp_path / "index", recorder).ignored == ("scan.png", "scan\\xff.png")
+    recorder.texts.clear()
+    (folder / "a.pdf").write_bytes(b"broken")
+    Path(os.fsdecode(bytes(folder) + b"/note\xff\xfe.md")).write_text("# Gout\n\nText.\n")
+    with pytest.raises(RetrievalError) as refused:
+        build(folder, tmp_path / "index", recorder)
+    broken, unnamed = refused.value.problems
+    assert broken.startswith(f"{folder}/a.pdf: ")
+    assert unnamed == f"{folder}/note\\xff\\xfe.md: its name is not UTF-8, rename it"
+    assert recorder.texts == []
+
+
 def test_a_killed_build_leaves_the_index_and_the_next_one_clears_up(
     folder: Path, tmp_path: Path, recorder
 ) -> None:

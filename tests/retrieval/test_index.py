@@ -55,6 +55,15 @@ def test_a_follow_up_is_searched_with_its_subject(index: Index) -> None:
     assert "传染性明显下降" in findings.hits[0].chunk.text
 
 
+def test_rows_of_questions_that_cannot_be_read_are_all_told(tmp_path: Path) -> None:
+    rows = [r'{"question": "\ud83d", "source": null}', "[" * 200_000, "1" * 6_000, '{"what": 1}']
+    (tmp_path / "questions.jsonl").write_text("\n".join(rows))
+    with pytest.raises(RetrievalError) as refused:
+        measure.read_cases(tmp_path / "questions.jsonl")
+    places = [problem.partition(": ")[0][-2:] for problem in refused.value.problems]
+    assert places == [":1", ":2", ":3", ":4"]
+
+
 def test_the_shipped_questions(index: Index) -> None:
     """The rates of benchmarks/results/retrieval.md, with room for one more miss in twenty."""
     cases = measure.read_cases(QUESTIONS)

@@ -1,6 +1,7 @@
 """Every kind of file: its text, headings and places; and one clear error for one that is broken."""
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import docx
 import pytest
@@ -126,6 +127,25 @@ def test_jsonl_tells_every_bad_row(tmp_path: Path) -> None:
     assert len(refused.value.problems) == 6
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (r'{"text": "\ud83d"}', "half of a surrogate pair"),
+        ('{"text": "x", "more": ' + "[" * 200_000 + "]" * 200_000 + "}", "not readable JSON: maxi"),
+        ('{"text": "x", "more": ' + "1" * 6_000 + "}", "not readable JSON: Exceeds"),
+    ],
+)
+def test_a_row_that_is_more_than_python_or_a_model_takes(
+    tmp_path: Path, row: str, reason: str
+) -> None:
+    (tmp_path / "faq.jsonl").write_text(f'{row}\n{{"text": "ok"}}\n[1]\n')
+    with pytest.raises(RetrievalError) as refused:
+        read(tmp_path / "faq.jsonl")
+    first, last = refused.value.problems
+    assert f"faq.jsonl:1: {reason}" in first
+    assert "faq.jsonl:3: no text" in last
+
+
 def test_word(tmp_path: Path) -> None:
     document = docx.Document()
     document.add_heading("Sepsis", 1)
@@ -249,6 +269,18 @@ def test_broken_word_file(tmp_path: Path, content: bytes) -> None:
         read(tmp_path / "x.docx")
 
 
+def test_damaged_word_file(tmp_path: Path) -> None:
+    docx.Document().save(str(tmp_path / "whole.docx"))
+    with ZipFile(tmp_path / "whole.docx") as whole, ZipFile(tmp_path / "x.docx", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, whole.read(name).replace(b"w:body", b"w:bodx"))
+    with pytest.raises(RetrievalError, match=r"x\.docx: not a readable \.docx"):
+        read(tmp_path / "x.docx")
+    listed = '<w:numPr><w:ilvl w:val="?"/><w:numId w:val="1"/></w:numPr>'
+    with pytest.raises(RetrievalError, match=r"note\.docx: not a readable \.docx"):
+        _word(tmp_path, f"<w:p><w:pPr>{listed}</w:pPr>{_run('Give 5 mg.')}</w:p>")
+
+
 def test_pdf_has_pages_and_a_sentence_may_go_over_one(tmp_path: Path, write_pdf) -> None:
     pages = [
         [
@@ -287,6 +319,20 @@ def test_broken_pdf(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pdf").write_bytes(content)
     with pytest.raises(RetrievalError, match=r"x\.pdf: not a readable PDF"):
         read(tmp_path / "x.pdf")
+
+
+def test_damaged_pdf(tmp_path: Path, write_pdf) -> None:
+    data = write_pdf(tmp_path / "x.pdf", [["Give 5 mg."]]).read_bytes()
+    (tmp_path / "x.pdf").write_bytes(data.replace(b"<< /Length", b"<< /Filter /Ascii /Length"))
+    with pytest.raises(RetrievalError, match=r"x\.pdf: not a readable PDF: .*Ascii"):
+        read(tmp_path / "x.pdf")
+
+
+def test_half_a_character_of_a_pdf_is_told_to_be_one(tmp_path: Path, write_pdf) -> None:
+    file = write_pdf(tmp_path / "x.pdf", [["Give 5 mg AB A."]])
+    halves = b"<< /Differences [65 /uniD83D /uniDE00] >>"
+    file.write_bytes(file.read_bytes().replace(b"/WinAnsiEncoding", halves))
+    assert [block.text for block in read(file)] == ["Give 5 mg 😀 �."]
 
 
 def test_pdf_without_text(tmp_path: Path, write_pdf) -> None:
@@ -361,6 +407,19 @@ def test_html_in_markdown_loses_no_dose(tmp_path: Path) -> None:
         "Drug; Dose Meropenem; 500 mg every 12 h",
         "End.",
     ]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "<!DOCTYPE html>\n",
+        "<!DOCTYPE html>\n<html>\n<head>\n<title>Plan</title>\n</head>\n\n",
+        "<html>\n\n",
+    ],
+)
+def test_html_saved_as_markdown(tmp_path: Path, head: str) -> None:
+    (tmp_path / "note.md").write_text(f"{head}<body>\f<p>Give 5 mg.</p>\n</body>\n")
+    assert [block.text for block in read(tmp_path / "note.md")] == ["Give 5 mg."]
 
 
 def test_raised_numbers_in_word(tmp_path: Path) -> None:

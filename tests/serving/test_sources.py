@@ -43,7 +43,7 @@ def add_sources(index):
     return from_index(index, None)
 
 
-def chat(add_sources: Any, messages: Any, **fields: Any) -> dict[str, Any]:
+def chat(add_sources: Any, messages: Any, fits: Any = None, **fields: Any) -> dict[str, Any]:
     """The answer of a model that repeats the request which it got."""
 
     async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -53,7 +53,7 @@ def chat(add_sources: Any, messages: Any, **fields: Any) -> dict[str, Any]:
         await send_json(send, 200, {"choices": [choice]}, {})
 
     async def once() -> dict[str, Any]:
-        app = Gate(Assistant(echo, "v1", guard=True, augment=add_sources), Limits())
+        app = Gate(Assistant(echo, "v1", guard=True, augment=add_sources, fits=fits), Limits())
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://s") as http:
             body = {"messages": messages, **fields}
@@ -71,6 +71,22 @@ def test_sources_reach_the_model_and_the_caller(add_sources):
     assert retrieval["sufficient"]
     assert retrieval["sources"][0]["path"] == "notes.md"
     assert answer["medgpt"]["guard"]["dose_caution"] == []  # the dose stands in the source
+
+
+def test_sources_that_leave_no_room_for_the_answer_are_left_out(add_sources):
+    asked = [{"role": "user", "content": "How long do children with measles stay at home?"}]
+    fitting: list[bool] = []
+
+    async def fits(body: Any) -> bool:
+        fitting.append("[2] (" not in body["messages"][-1]["content"])
+        return fitting[-1]
+
+    numbers = [
+        [source["number"] for source in answer["medgpt"]["retrieval"]["sources"]]
+        for answer in (chat(add_sources, asked), chat(add_sources, asked, fits=fits))
+    ]
+    assert numbers == [[1, 2], [1]]
+    assert fitting == [False]  # the first stays, whatever its length
 
 
 def test_without_sources_the_model_can_only_say_so(add_sources):

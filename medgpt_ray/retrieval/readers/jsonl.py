@@ -24,8 +24,12 @@ def read(path: Path) -> Iterator[Block]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(f"{path}:{number}: not JSON: {error}")
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            problems.append(f"{path}:{number}: half of a surrogate pair is no character")
+            continue
+        except (ValueError, RecursionError) as error:  # also more digits or depth than Python takes
+            problems.append(f"{path}:{number}: not readable JSON: {error}")
             continue
         texts = _values(row, TEXTS) if isinstance(row, dict) else []
         if not texts:

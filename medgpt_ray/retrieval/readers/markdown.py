@@ -14,6 +14,8 @@ from medgpt_ray.retrieval.readers.text import decode
 _FRONT_MATTER = re.compile(r"---\n.*?\n---\n", re.S)
 _TAGS = {"<br>": " ", "<sup>": "^", "<p>": " ", "<li>": " "}
 """What stands for a tag in a line; the others leave nothing."""
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Form feeds and the like, which lxml refuses."""
 _BREAKS = ("softbreak", "hardbreak")
 
 
@@ -58,10 +60,13 @@ def _item_number(node: SyntaxTreeNode) -> str:
 
 def _html(source: str) -> list[str]:
     """The text of a piece of HTML, each row of a table as a line of its own."""
-    from lxml import html
+    from lxml import etree, html
 
-    source = re.sub(r"<sup>", "^", source, flags=re.I)
-    root = html.fragment_fromstring(source, create_parent="div")
+    source = re.sub(r"<sup>", "^", _NOT_XML.sub(" ", source), flags=re.I)
+    try:
+        root = html.fragment_fromstring(source, create_parent="div")
+    except (etree.ParserError, AssertionError):  # no body: <!DOCTYPE html>, or <html> alone
+        return []
     for row in list(root.iter("tr")):
         cells = (" ".join(cell.itertext()).strip() for cell in row if cell.tag in ("td", "th"))
         text = "; ".join(cell for cell in cells if cell)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pypdf import PdfReader
-from pypdf.errors import DependencyError, PyPdfError
 
 from medgpt_ray.retrieval.blocks import Block, Place, Remark
 from medgpt_ray.retrieval.errors import RetrievalError
@@ -20,16 +19,16 @@ def read(path: Path) -> Iterator[Block | Remark]:
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
             raise RetrievalError([f"{path}: encrypted, decrypt it first: qpdf --decrypt IN OUT"])
-        pages = [page.extract_text() for page in reader.pages]
+        pages = [_whole(page.extract_text()) for page in reader.pages]
         pictures = [
             number
             for number, page in enumerate(reader.pages, start=1)
             if not pages[number - 1].strip() and len(page.images)
         ]
-    except (PyPdfError, DependencyError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, RetrievalError):
-            raise
-        raise RetrievalError([f"{path}: not a readable PDF: {error}"]) from None
+    except RetrievalError:
+        raise
+    except Exception as error:  # pypdf has no class for what it meets in a damaged file
+        raise RetrievalError([f"{path}: not a readable PDF: {error}"]) from error
     if not any(page.strip() for page in pages):
         raise RetrievalError(
             [f"{path}: no text in it (scanned?), run it through OCR: ocrmypdf IN OUT"]
@@ -39,6 +38,12 @@ def read(path: Path) -> Iterator[Block | Remark]:
         fix = "run it through OCR: ocrmypdf --skip-text IN OUT"
         yield Remark(f"{path}, p. {shown}: only a picture and no text (scanned?), {fix}")
     yield from lines.blocks(_rejoined(pages))
+
+
+def _whole(text: str) -> str:
+    """With the halves of surrogate pairs joined, which fonts map to glyphs apart; one alone is no
+    character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _rejoined(pages: list[str]) -> list[lines.Line]:

@@ -8,16 +8,14 @@ Pages exist only once Word has laid the text out, so a place is the number of th
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 from docx import Document
 from docx.document import Document as OpenDocument
 from docx.opc.constants import RELATIONSHIP_TYPE
-from docx.opc.exceptions import PackageNotFoundError
 from docx.opc.rel import _Relationship
 from docx.oxml.ns import qn
 from docx.text.paragraph import Paragraph
-from lxml.etree import XMLSyntaxError, _Element
+from lxml.etree import _Element
 
 from medgpt_ray.retrieval.blocks import Block, Outline, Place
 from medgpt_ray.retrieval.errors import RetrievalError
@@ -39,11 +37,10 @@ _SPELLED = {
 
 def read(path: Path) -> Iterator[Block]:
     try:
-        document = Document(str(path))
-    except (BadZipFile, PackageNotFoundError, KeyError, ValueError, XMLSyntaxError) as error:
+        return iter(list(_blocks(Document(str(path)))))
+    except Exception as error:  # python-docx has no class for what it meets in a damaged file
         reason = "not a readable .docx file (an old .doc renamed, or a broken download?)"
-        raise RetrievalError([f"{path}: {reason}: {error}"]) from None
-    return _blocks(document)
+        raise RetrievalError([f"{path}: {reason}: {error}"]) from error
 
 
 def _blocks(document: OpenDocument) -> Iterator[Block]:
