@@ -40,14 +40,14 @@ _WEIGHT = re.compile(
 )
 
 _HAN = r"[\u4e00-\u9fff]"
-_NEW_LINE = (
-    r"(?![A-Z][a-z]|(?:\d{1,3}|[A-Za-z]|[ivx]{1,4}|[一二三四五六七八九十]{1,3})[.)）、．]"
+_GOES_ON = (
+    r"(?![A-Z][a-z]|I\b|(?:\d{1,3}|[A-Za-z]|[ivx]{1,4}|[一二三四五六七八九十]{1,3})[.)）、．]"
     r"|[\w /]{1,30}[:：]|(?i:no|none|nil|without|denies|denied|never|nor)\b|没|无|未|否认)"
 )
-"""Of a line that goes on with no phrase of the line before: a list, a label, a denial. One that
-begins with no letter or digit ("- pain") does neither."""
-_WRAP = re.compile(rf"(?<=\w)\n(?=\w){_NEW_LINE}")
-_HAN_WRAP = re.compile(rf"(?<={_HAN})\n(?={_HAN}){_NEW_LINE}")
+"""Where a line may go on with a phrase of the line before: no sentence, item of a list, label or
+denial begins here."""
+_WRAP = re.compile(rf"(?<=\w)\n(?=\w){_GOES_ON}")
+_HAN_WRAP = re.compile(rf"(?<={_HAN})\n(?={_HAN}){_GOES_ON}")
 _CUT_SENTENCE = re.compile(rf"^[^.!?。！？；\n]{{0,{mentions.REACH}}}[.!?。！？；\n]")
 
 SEEN_CHARACTERS = 10_000

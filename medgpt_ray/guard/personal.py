@@ -115,7 +115,7 @@ def _under(keys: str) -> str:
     """What JSON or Python has under one of `keys`, quoted or a number; JSON in a string of JSON
     has a backslash before its quotes."""
     return (
-        rf"(?P<keep>[\"'](?i:{keys})\\{{0,7}}[\"']\s*:\s*(?P<quote>\\{{0,7}}[\"'])?)"
+        rf"(?P<keep>[\"'](?i:{keys})\\{{0,7}}[\"']\s*:\s*(?:\[\s*)?(?P<quote>\\{{0,7}}[\"'])?)"
         r"(?(quote)(?:(?!(?<!\\)(?P=quote))(?s:.))+|\d[\d./-]{3,})"
     )
 
@@ -128,7 +128,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"{_DIGIT}\d{{6}}[- ]?(?:19|20)\d{{2}}(?:0[1-9]"
         rf"|1[0-2])\d{{2}}[- ]?\d{{3}}[\dXx](?![\dA-Za-z])",
         rf"{_DIGIT}\d{{3}}-\d{{2}}-\d{{4}}{_END}",
-        _under(r"ssn|passport(?:[_ -]?(?:number|no))?|national[_ -]?id|身份证号?码?|护照号?码?"),
+        _under(
+            r"ssn|passport(?:[_ -]?(?:number|no))?|national[_ -]?id"
+            r"|id[_ -]?(?:card|number|no)|身份证号?码?|护照号?码?"
+        ),
         rf"(?i:(?P<keep>\b(?:ssn|social security){_NUMBER}))\d[\d -]{{2,10}}\d",
         rf"(?i:(?P<keep>\b(?:passport|driver'?s licen[cs]e|driving licen[cs]e|ni|national insurance"
         rf"|iban){_NUMBER}))(?=[^\n,;]{{0,8}}\d){_CODE}(?: [A-Z]\b)?",
@@ -160,7 +163,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "phone": (
         _under(
-            r"(?:(?:home|cell|mobile|contact)[_ -]?)?(?:tele)?phone|mobile|(?:联系)?电话|手机号?码?"
+            r"(?:(?:home|cell|mobile|contact)[_ -]?)?(?:tele)?phone(?:[_ -]?(?:number|no))?|mobile"
+            r"|(?:联系)?电话|手机号?码?"
         ),
         rf"{_DIGIT}(?:\+?86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_END}(?! ?(?:copies|cfu|iu|拷贝))",
         rf"{_DIGIT}0\d{{2,3}}[ -]?\d{{7,8}}{_END}",
@@ -192,7 +196,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         rf"{_NO_NAME}{_WORD} {_NAME}",
         _under(
             r"(?:(?:patient|full|first|middle|last|given|family|maiden|user|contact)[_ -]?)*name"
-            r"|surname|forename|(?:患者|病人|联系人|家属)?姓名|联系人"
+            r"|surname|forename|patient|family|given|(?:患者|病人|联系人|家属)?姓名|联系人|患者|病人"
         ),
         rf"(?P<keep>\b(?:Mrs?|MRS?|Ms|Miss|Mx|Dr|DR|Prof|Professor|Doctor|Nurse)\b\.? ?){_NAMED}",
         rf"(?P<keep>\b(?:I am|I['’]m|This is|this is) ){_NO_NAME}{_WORD} {_WORD}"
@@ -256,14 +260,14 @@ _ESCAPE = re.compile(r"(?<!\\)\\+([nrt/])")
 def mask(text: str) -> str:
     """`text` with each piece of personal data as its kind: "my phone is [phone]"; JSON in it, of
     tools, is read first."""
-    text = _read(text)
+    text = _unescaped(text)
     for kind, pattern in _COMPILED:
         keep = r"\g<keep>" if "keep" in pattern.groupindex else ""
         text = pattern.sub(f"{keep}[{kind}]", text)
     return _without_phones(text)
 
 
-def _read(text: str) -> str:
+def _unescaped(text: str) -> str:
     r"""With what JSON escapes in plain, nested JSON too: \u5f20, \\u5f20, \n, but not quotes, which
     end the value."""
     text = _UNICODE.sub(_characters, text)

@@ -62,7 +62,7 @@ class Learner:
         if running_stage(model, config) == 0:
             # DeepSpeed clips here without telling the norm; clip in its place, after the reduction.
             self.engine.optimizer.register_step_pre_hook(self._clip)
-            if self.ranks == 1:  # it would copy all gradients into a buffer and back
+            if self.ranks == 1:  # all gradients would be copied into a buffer and back
                 self.engine.enable_backward_allreduce = False
         if not isinstance(self.engine, deepspeed.DeepSpeedEngine):
             raise TypeError(f"deepspeed.initialize returned {type(self.engine)}")

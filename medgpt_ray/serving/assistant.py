@@ -116,7 +116,13 @@ class Assistant:
 
         def fits(messages: Messages) -> bool:
             asked = self._fits(self._told({**body, "messages": list(messages)}))
-            return asyncio.run_coroutine_threadsafe(asked, loop).result(FITS_SECONDS)
+            counting = asyncio.run_coroutine_threadsafe(asked, loop)
+            try:
+                return counting.result(FITS_SECONDS)
+            except TimeoutError:
+                counting.cancel()
+                told = "the tokens of the chat could not be counted"
+                raise Refusal(503, told, retry_after=1) from None
 
         return await asyncio.to_thread(
             self._augment, body["messages"], fits if self._fits else None

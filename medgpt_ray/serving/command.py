@@ -108,9 +108,9 @@ def update(
         adapters_before = [Adapter(**adapter) for adapter in running["adapters"]]
         paths = {adapter.name: adapter.path for adapter in adapters_before} | pairs(adapters)
         for name in dropped:
-            if paths.pop(name, None) is None:
-                there = ", ".join(paths) or "none"
-                raise PreflightError([f"--drop {name}: no such adapter is served, but {there}"])
+            if name in pairs(adapters) or paths.pop(name, None) is None:
+                there = ", ".join(adapter.name for adapter in adapters_before) or "none"
+                raise PreflightError([f"--drop {name}: adapters to drop are those served: {there}"])
         # The name stays: callers go on asking for it.
         changes = {"model": model or before.model, "index": index or before.index}
         settings, found = check(before.model_copy(update=changes), paths, running=True)
@@ -118,7 +118,7 @@ def update(
         asked |= {what for what, value in ((MODEL, model), (INDEX, index)) if value}
         now, problems = _versions(settings, found), []
         for what, then in _versions(before, adapters_before).items():
-            if what not in asked and now.get(what, then) != then:
+            if what not in asked and then[1] is not None and now.get(what, then) != then:
                 problems.append(
                     f"{what}: {then[0]} has changed since it was deployed as {then[1]}: name it "
                     "too, to deploy what it is now"

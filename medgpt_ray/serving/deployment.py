@@ -108,7 +108,7 @@ class OpenAIServer:
         try:
             async with asyncio.timeout(RATE_SECONDS):
                 return await self.rate.wait_seconds.remote(key)
-        except (TimeoutError, ray.exceptions.RayActorError):  # Ray starts it anew
+        except (TimeoutError, ray.exceptions.RayActorError):
             raise Refusal(503, "the rate limit cannot be asked", retry_after=1) from None
 
     async def _leave_with_engine(self, engine: Engine) -> None:

@@ -16,7 +16,9 @@ from medgpt_ray.serving.adapters import Adapters
 from medgpt_ray.serving.gate import PATHS
 from medgpt_ray.serving.settings import Settings
 
-ERROR = re.compile(r"^(?:\(.*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)", re.MULTILINE)
+ERROR = re.compile(
+    r"^(?:\(.*?\) ERROR .*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)", re.MULTILINE
+)
 """The last line of a traceback, also as vLLM's log has it."""
 ANSWER_TOKENS = 256
 """Kept free for an answer whose length the caller leaves open; of a short context a quarter."""
@@ -80,8 +82,13 @@ class Engine:
         try:
             client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         except Exception as error:
-            cause = output.first_error() or str(error)
-            fix = " Settings: kv_cache_gib, max_context." if "cache" in cause.lower() else ""
+            cause = str(error)
+            if "See root cause above" in cause:
+                cause = output.first_error() or cause
+            fix = ""
+            if re.search("cache blocks|KV cache", cause):
+                names = ["max_context"] if settings.gpus else ["kv_cache_gib", "max_context"]
+                fix = f" Settings: {', '.join(names)}."
             raise ModelError(f"{directory}: vLLM does not start: {cause}{fix}") from error
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
@@ -104,10 +111,11 @@ class Engine:
         context = self.client.model_config.max_model_len
         try:
             request = ChatCompletionRequest.model_validate(body)
-            asked = request.max_completion_tokens or request.max_tokens or ANSWER_TOKENS
+            asked = request.max_completion_tokens or request.max_tokens
             renderer = self.app.state.online_renderer
             _, (prompt,) = await renderer.render_chat(request, skip_mm_cache=True)
-            return len(prompt["prompt_token_ids"]) + min(asked, context // 4) <= context
+            room = context - len(prompt["prompt_token_ids"])
+            return room >= (asked or min(ANSWER_TOKENS, context // 4))
         except VLLMValidationError as error:
             return error.parameter not in ("input_text", "input_tokens")
         except (VLLMClientError, ValueError, TypeError, TemplateError):  # vLLM meets it again
@@ -125,8 +133,8 @@ class _Output:
         self._ends = {n: file.st_size for n, file in files.items() if stat.S_ISREG(file.st_mode)}
 
     def first_error(self) -> str | None:
-        """The last line of the first traceback: vLLM's engine says in its own process why it does
-        not start."""
+        """What the first traceback ends with: vLLM's engine says in its own process why it does not
+        start."""
         for number, end in self._ends.items():
             with open(f"/proc/self/fd/{number}", encoding="utf-8", errors="replace") as file:
                 file.seek(end)

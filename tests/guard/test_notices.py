@@ -76,6 +76,7 @@ def test_a_denial_that_the_cut_takes_away_leaves_no_alarm():
     "content",
     [
         "I have chest\npain",
+        "I have no fever\nI have chest\npain",
         "I have chest  \r\n  pain since an hour",
         "He cannot\nbreathe",
         "I want to\ndie.",

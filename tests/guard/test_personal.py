@@ -51,6 +51,10 @@ RECORD = {
     "date_of_birth": 19900307,
     "mrn": "12345678",
     "ssn": "123456789",
+    "phone_number": "62345678",
+    "id_card": "A1234567",
+    "patient": "John Smith",
+    "given": ["Jane"],
     "note": "Hello\nName: John Smith\n13800138000",
 }
 SECRETS = ("张", "伟", "6234", "中关村", "J", "Smith", "199", "1234", "6789", "1380", "8000")

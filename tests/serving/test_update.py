@@ -12,6 +12,8 @@ import pytest
 from runs import called, processes_of
 from serving_load import Load
 
+from medgpt_ray.retrieval.build import build
+from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
 from medgpt_ray.serving import versions
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -43,7 +45,7 @@ def test_an_adapter_is_taken_away(server, models):
     assert called("OpenAIServer", processes_of(server.pid)) == replicas
     done = server.update("--drop", "passing")
     assert done.returncode == 2
-    assert "--drop passing: no such adapter is served, but cardio" in done.stderr
+    assert "--drop passing: adapters to drop are those served: cardio" in done.stderr
 
 
 def test_a_broken_update_is_named_and_changes_nothing(server, tmp_path):
@@ -125,3 +127,38 @@ def test_a_killed_engine_fails_only_what_it_had_in_work(server):
     assert all(" - " in failure for failure in load.failures), load.failures  # OpenAI's message
     assert len(load.failures) < 30  # within the second that the replica takes to leave
     assert len(load.texts) == 1
+
+
+SECTIONS = {
+    "Start": "Warfarin is started with 5 mg once a day, in the evening, for two days.",
+    "Measuring": "Once warfarin is started the INR is measured after three days, and then weekly.",
+    "Bleeding": "Where warfarin is started and blood is seen in the urine, it is stopped at once.",
+    "Food": "Patients who have started warfarin eat as much of green vegetables as before.",
+    "Other drugs": "Before warfarin is started the list of all other drugs is looked through.",
+}
+
+
+def test_an_index_takes_part_and_leaves_room_for_the_answer(server, tmp_path):
+    """The last of all: the server keeps it."""
+    notes, index = tmp_path / "notes", tmp_path / "notes.index"
+    notes.mkdir()
+    for title, text in SECTIONS.items():
+        (notes / f"{title}.md").write_text(f"# {title}\n\n{text * 3}\n")
+    build(notes, index, Embedder(EMBEDDED))
+    done = server.update("--index", str(index))
+    assert done.returncode == 0, done.stderr
+    asked = [{"role": "user", "content": "How is warfarin started?"}]
+
+    def sources(**fields):
+        answer = server.client().chat.completions.create(model="tiny", messages=asked, **fields)
+        found = answer.model_extra["medgpt"]["retrieval"]
+        assert found["index"] == versions.of_index(index)
+        return [source["number"] for source in found["sources"]]
+
+    few, fewer = sources(max_tokens=4), sources(max_tokens=500)
+    assert 5 > len(few) > len(fewer) >= 1  # of a context of 1,024 bytes or so
+    (notes / "Start.md").unlink()
+    build(notes, index, Embedder(EMBEDDED))
+    done = server.update()
+    assert done.returncode == 2
+    assert f"--index: {index} has changed since it was deployed as" in done.stderr
