@@ -143,7 +143,7 @@ def test_an_index_takes_part_and_leaves_room_for_the_answer(server, tmp_path):
     notes, index = tmp_path / "notes", tmp_path / "notes.index"
     notes.mkdir()
     for title, text in SECTIONS.items():
-        (notes / f"{title}.md").write_text(f"# {title}\n\n{text * 3}\n")
+        (notes / f"{title}.md").write_text(f"# {title}\n\n{text * 4}\n")
     build(notes, index, Embedder(EMBEDDED))
     done = server.update("--index", str(index))
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_an_index_takes_part_and_leaves_room_for_the_answer(server, tmp_path):
         return [source["number"] for source in found["sources"]]
 
     few, fewer = sources(max_tokens=4), sources(max_tokens=500)
-    assert 5 > len(few) > len(fewer) >= 1  # of a context of 1,024 bytes or so
+    assert 5 > len(few) > len(fewer) >= 1  # of a context of 1,024 tokens
     (notes / "Start.md").unlink()
     build(notes, index, Embedder(EMBEDDED))
     done = server.update()
