@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +42,10 @@ OWN_ERROR = re.compile(r"^medgpt_ray\.[\w.]+: ", re.MULTILINE)
 """What Ray Serve tells of a replica ends with the error that ended it, below its traceback."""
 AUTH_MODE = "RAY_AUTH_MODE"
 """A Ray of our own asks for the user's token: a process that joins must say that it sends it."""
+
+
+Served = tuple[str | Path | None, str | None]
+"""Path and version."""
 
 
 class DeployFailed(PreflightError):
@@ -116,15 +120,7 @@ def update(
         settings, found = check(before.model_copy(update=changes), paths, running=True)
         asked = {f"--adapter {name}" for name in pairs(adapters)}
         asked |= {what for what, value in ((MODEL, model), (INDEX, index)) if value}
-        now, problems = _versions(settings, found), []
-        for what, then in _versions(before, adapters_before).items():
-            if what not in asked and then[1] is not None and now.get(what, then) != then:
-                problems.append(
-                    f"{what}: {then[0]} has changed since it was deployed as {then[1]}: name it "
-                    "too, to deploy what it is now"
-                )
-        if problems:
-            raise PreflightError(problems)
+        _only_what_is_asked(asked, _versions(before, adapters_before), _versions(settings, found))
         if running[AUTH_MODE]:
             os.environ[AUTH_MODE] = running[AUTH_MODE]
         with _ray(settings, running["address"]):
@@ -140,8 +136,24 @@ def update(
     print(f"serving {settings.name} ({settings.version})", flush=True)
 
 
-def _versions(settings: Settings, adapters: Sequence[Adapter]) -> dict[str, tuple[Any, Any]]:
-    """Of what is served, its path and version by the option that names it."""
+def _only_what_is_asked(
+    asked: Collection[str], before: Mapping[str, Served], now: Mapping[str, Served]
+) -> None:
+    """Refuse to deploy what has changed on the disk and was not named."""
+    problems = [
+        f"{what}: {path} has changed since it was deployed as {version}: name it too, to deploy "
+        "what it is now"
+        for what, (path, version) in before.items()
+        if what not in asked
+        and version is not None
+        and now.get(what) not in (None, (path, version))
+    ]
+    if problems:
+        raise PreflightError(problems)
+
+
+def _versions(settings: Settings, adapters: Sequence[Adapter]) -> dict[str, Served]:
+    """What is served, by the option that names it."""
     return {
         MODEL: (settings.model, settings.version),
         INDEX: (settings.index, settings.index_version),
