@@ -105,7 +105,8 @@ class Learner:
         """The micro-batch's part of the loss, added to `totals` with its metrics."""
         counts = 0 if micro.idle else 1
         loss, metrics = loss_fn(*self.engine(micro), micro)
-        parts = {"loss": loss, "tokens/learned": torch.tensor(float(micro.tokens)), **metrics}
+        learned = torch.tensor(float(micro.tokens_of_sequences))
+        parts = {"loss": loss, "tokens/learned": learned, **metrics}
         _add(totals, {name: value.detach() * counts for name, value in parts.items()})
         return loss * counts
 

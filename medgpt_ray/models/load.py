@@ -253,6 +253,13 @@ def open_directory(
         )
     except (OSError, SafetensorError, ImportError, ValueError) as error:
         raise ModelError(f"{named}: cannot be loaded: {_first_line(error)}") from error
+    except KeyError as error:
+        if error.args != (PACKED,):
+            raise
+        kind_of_model = options["config"].model_type
+        raise ModelError(
+            f"{named}: {kind_of_model} models have an attention of their own: not supported"
+        ) from error
     if missing := sorted(set(report["missing_keys"]) - set(fresh)):
         raise ModelError(
             f"{named}: the weights lack {', '.join(missing[:3])}"

@@ -21,19 +21,16 @@ def add_noise(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
 
 
 def sequence_lengths(micro: MicroBatch) -> Tensor:
-    """[L] tokens of the sequence, prompt included, that each token of the row belongs to; those of
-    a prompt that several share count as of the longest.
+    """[L] tokens of the sequence, prompt included, that each token of the row belongs to; of the
+    longest where several share it.
     """
-    segments, of_token, counts = micro.segments.unique(
-        dim=0, return_inverse=True, return_counts=True
-    )
-    lengths = torch.empty_like(counts)
-    for stretch in segments[:, 0].unique():
-        mine = segments[:, 0] == stretch
-        prompt = mine & (segments[:, 1] == 0)
-        lengths[mine] = counts[mine] + counts[prompt]
-        lengths[prompt] = lengths[mine & ~prompt].max()
-    return lengths[of_token]
+    lengths = [0] * len(micro.runs)
+    for number, run in enumerate(micro.runs):
+        so_far = sum(len(micro.runs[each]) for each in (*run.before, number))
+        for each in (*run.before, number):
+            lengths[each] = max(lengths[each], so_far)
+    repeats = torch.tensor([len(run) for run in micro.runs])
+    return torch.tensor(lengths).repeat_interleave(repeats).to(micro.input_ids.device)
 
 
 def install(module: nn.Module, alpha: float) -> None:

@@ -1,24 +1,33 @@
-"""Padding-free micro-batches: completions of one prompt share the prompt's tokens.
+"""Padding-free micro-batches: what prompts begin with in common is computed once.
 
-Legend: L = tokens of a micro-batch, N = completion tokens in it, S = completions in it.
+Legend: L = tokens of a micro-batch, N = completion tokens in it, S = sequences in it, P and T =
+tokens of a prompt and of its completion.
 
-A group of G completions becomes one stretch of tokens, prompt first, completions after it:
+Sequences whose prompts begin alike, as the completions of one prompt do and rows with one system
+prompt, form a stretch: a prefix tree, laid out as runs of tokens.
 
-    tokens     p p p p a a a b b        positions  0 1 2 3 4 5 6 4 5
-    segment    0 0 0 0 1 1 1 2 2        (a and b both continue after the prompt)
+    sequences  s s p a a    s s p b    s s q c         (s, p, q of prompts; a, b, c completions)
+    runs       s s | q c | a a | b                     each goes on from those `before` it:
+    before      -    0     0 3                         p is run 1: s s | p | q c | a a | b
+    positions  0 1   2   2 3  3 4  3
 
-A token attends to its own segment and to the prompt of its stretch, causally. Several stretches
-stand in one row of L tokens; attention never crosses them. So a group costs P + sum(T) tokens
-instead of G * P + sum(T), with the same log-probs.
+A token attends to its own run and to the runs before it, causally, and so to its own sequence up to
+itself. Several stretches stand in one row of L tokens. A group of G completions costs P + sum(T)
+tokens instead of G * P + sum(T), with the same log-probs.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
+from itertools import pairwise, starmap
 
 import numpy as np
 import torch
 from torch import Tensor
+
+BLOCK = 8
+"""Prompts that differ are shared by blocks of so many tokens: fewer would not pay for an attention
+call of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,22 @@ class Sequence:
     completion_ids: tuple[int, ...]
     fields: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The tokens from `start` to before `end` of a row, which go on from the runs `before`, the
+    first of a sequence first."""
+
+    start: int
+    end: int
+    before: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -43,7 +68,8 @@ class MicroBatch:
 
     input_ids: Tensor  # [1, L]
     position_ids: Tensor  # [1, L]
-    segments: Tensor  # [L, 2]: stretch, and 0 for its prompt or 1.. for its completions
+    runs: tuple[Run, ...]  # in the order of the row, all of it
+    ends: Tensor  # [S] last token of each sequence
     predict_at: Tensor  # [N] position in the row whose hidden state predicts the token
     targets: Tensor  # [N]
     sequence: Tensor  # [N] 0 .. S-1
@@ -56,47 +82,29 @@ class MicroBatch:
     def tokens(self) -> int:
         return self.input_ids.shape[1]
 
-    def attention_mask(self) -> Tensor:
-        """[1, 1, L, L] bool, True where a row's token may look."""
-        stretch, part = self.segments[:, 0], self.segments[:, 1]
-        same = stretch[:, None] == stretch[None, :]
-        own = (part[:, None] == part[None, :]) | (part[None, :] == 0)
-        order = torch.arange(self.tokens, device=stretch.device)
-        return (same & own & (order[:, None] >= order[None, :]))[None, None]
+    @property
+    def tokens_of_sequences(self) -> int:
+        """What `tokens` would be if nothing were shared."""
+        return int((self.position_ids[0, self.ends] + 1).sum())
 
-    def spans(self) -> list[tuple[int, int, Tensor | None]]:
-        """First token, end and mask [1, 1, n, n] of each stretch; no mask where it is causal."""
-        stretch, part = self.segments[:, 0], self.segments[:, 1]
-        starts = torch.cat([stretch.new_zeros(1), (stretch.diff() != 0).nonzero()[:, 0] + 1])
-        ends = [*starts[1:].tolist(), self.tokens]
-        found: list[tuple[int, int, Tensor | None]] = []
-        for start, end in zip(starts.tolist(), ends, strict=True):
-            parts = part[start:end]
-            mask = None
-            if int(parts.max()) > 1:
-                own = (parts[:, None] == parts[None, :]) | (parts[None, :] == 0)
-                mask = own.tril()[None, None]
-            found.append((start, end, mask))
-        return found
+    def attention_mask(self) -> Tensor:
+        """[1, 1, L, L] bool, True where a token of the row may look."""
+        mask = torch.zeros(self.tokens, self.tokens, dtype=torch.bool)
+        for run in self.runs:
+            for before in run.before:
+                mask[run.start : run.end, self.runs[before].start : self.runs[before].end] = True
+            mask[run.start : run.end, run.start : run.end].fill_(True).tril_()
+        return mask[None, None].to(self.input_ids.device)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        moved = {
-            name: getattr(self, name).to(device)
-            for name in (
-                "input_ids",
-                "position_ids",
-                "segments",
-                "predict_at",
-                "targets",
-                "sequence",
-            )
-        }
+        tensors = ("input_ids", "position_ids", "ends", "predict_at", "targets", "sequence")
+        moved = {name: getattr(self, name).to(device) for name in tensors}
         fields = {name: values.to(device) for name, values in self.fields.items()}
         return replace(self, **moved, fields=fields)
 
 
 Stretch = list[int]
-"""Indices of sequences that share one prompt."""
+"""Indices of sequences that stand together; each shares with the one before it."""
 
 
 def micro_batches(
@@ -132,21 +140,26 @@ def split(
 
     Each `unit` sequences that follow each other in the batch (2: the chosen and the rejected of a
     pair), which share their prompt, stay neighbours in one micro-batch. With `shared` False every
-    sequence gets a prompt of its own, for attention that knows no block mask. Every rank gets the
-    same number of micro-batches, because collectives run in each; where there is not enough work,
-    some are empty. ValueError when a unit is longer than `max_tokens`.
+    token stands as often as it occurs, for attention that knows no runs. Every rank gets the same
+    number of micro-batches, because collectives run in each; where there is not enough work, some
+    are empty. ValueError when a unit is longer than `max_tokens`.
     """
 
+    def saved(one: int, other: int) -> int:
+        return _common(sequences[one], sequences[other]) if shared else 0
+
     def cost(stretch: Stretch) -> int:
-        return sum(_tokens(piece, sequences) for piece in _pieces([stretch], shared))
+        return sum(len(sequences[i]) for i in stretch) - sum(starmap(saved, pairwise(stretch)))
 
     units = [list(range(i, i + unit)) for i in range(0, len(sequences), unit)]
     longest = max(cost(members) for members in units)
     if longest > max_tokens:
         raise ValueError(f"{longest} tokens that belong together exceed max_tokens_per_microbatch")
-    total = sum(cost(stretch) for stretch in _stretches(units, sequences, cost, max_tokens))
+    if shared:  # who begins alike stands side by side
+        units.sort(key=lambda members: sequences[members[0]].prompt_ids)
+    total = sum(cost(stretch) for stretch in _stretches(units, max_tokens, cost, saved))
     share = max(longest, min(max_tokens, -(-total // ranks)))  # a large group feeds several ranks
-    stretches = _stretches(units, sequences, cost, share)
+    stretches = _stretches(units, share, cost, saved)
     count = -(-total // (max_tokens * ranks))
     while True:
         bins = _balance(stretches, cost, count * ranks)
@@ -159,30 +172,30 @@ Cost = Callable[[Stretch], int]
 
 
 def _stretches(
-    units: Seq[Stretch], sequences: Seq[Sequence], cost: Cost, limit: int
+    units: Seq[Stretch], limit: int, cost: Cost, saved: Callable[[int, int], int]
 ) -> list[Stretch]:
-    """Group units by prompt, in order of appearance, none longer than `limit` tokens. To share a
-    BOS token alone would save nothing, and cost a mask."""
-    open_stretch: dict[tuple[int, ...], Stretch] = {}
+    """Join neighbours that begin alike, to stretches of at most `limit` tokens."""
     stretches: list[Stretch] = []
+    tokens = 0
     for members in units:
-        prompt = sequences[members[0]].prompt_ids
-        stretch = open_stretch.get(prompt) if len(prompt) > 1 else None
-        if stretch is None or cost([*stretch, *members]) > limit:
-            stretch = open_stretch[prompt] = []
-            stretches.append(stretch)
-        stretch += members
+        common = saved(stretches[-1][-1], members[0]) if stretches else 0
+        tokens += cost(members) - common
+        if common and tokens <= limit:
+            stretches[-1] += members
+        else:
+            stretches.append([*members])
+            tokens = cost(members)
     return stretches
 
 
-def _pieces(stretches: Seq[Stretch], shared: bool) -> Seq[Stretch]:
-    """What stands in a row: stretches or, where prompts are not shared, each sequence alone."""
-    return stretches if shared else [[member] for stretch in stretches for member in stretch]
-
-
-def _tokens(stretch: Stretch, sequences: Seq[Sequence]) -> int:
-    prompt = len(sequences[stretch[0]].prompt_ids)
-    return prompt + sum(len(sequences[i].completion_ids) for i in stretch)
+def _common(one: Sequence, other: Sequence) -> int:
+    """How many tokens both begin with that are computed once. BOS alone would not be worth it."""
+    mine, theirs = one.prompt_ids, other.prompt_ids
+    if mine == theirs:
+        return len(mine) if len(mine) > 1 else 0
+    pairs = enumerate(zip(mine, theirs, strict=False))
+    equal = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(theirs)))
+    return equal - equal % BLOCK
 
 
 def _balance(stretches: list[Stretch], cost: Cost, bins: int) -> list[list[Stretch]]:
@@ -200,41 +213,54 @@ def collate(stretches: Seq[Stretch], sequences: Seq[Sequence], shared: bool = Tr
     """Lay the stretches of one micro-batch out as a row; without any, an idle one."""
     if not stretches:
         return replace(collate([[0]], sequences), idle=True)
-    stretches = _pieces(stretches, shared)
+    if not shared:
+        stretches = [[member] for stretch in stretches for member in stretch]
     ids: list[int] = []
     positions: list[int] = []
-    segments: list[tuple[int, int]] = []
+    runs: list[Run] = []
     predict_at: list[int] = []
-    targets: list[int] = []
-    owner: list[int] = []
     index: list[int] = []
-    for number, stretch in enumerate(stretches):
-        prompt = sequences[stretch[0]].prompt_ids
-        last_of_prompt = len(ids) + len(prompt) - 1
-        ids += prompt
-        positions += range(len(prompt))
-        segments += [(number, 0)] * len(prompt)
-        for part, member in enumerate(stretch, start=1):
-            completion = sequences[member].completion_ids
-            start = len(ids)
-            predict_at += [last_of_prompt, *range(start, start + len(completion) - 1)]
-            ids += completion
-            positions += range(len(prompt), len(prompt) + len(completion))
-            segments += [(number, part)] * len(completion)
-            targets += completion
-            owner += [len(index)] * len(completion)
-            index.append(member)
-    names = sequences[index[0]].fields.keys()
+
+    def lay(member: int, first: int, last: int, before: tuple[int, ...]) -> Run:
+        """The tokens of a sequence from `first` to before `last`, as a run."""
+        both = sequences[member].prompt_ids + sequences[member].completion_ids
+        runs.append(Run(len(ids), len(ids) + last - first, before))
+        ids.extend(both[first:last])
+        positions.extend(range(first, last))
+        return runs[-1]
+
+    for stretch in stretches:
+        common = [0, *(_common(sequences[a], sequences[b]) for a, b in pairwise(stretch))]
+        alike: list[tuple[int, int, int, tuple[int, ...]]] = [(0, len(stretch), 0, ())]
+        # Places in the stretch, from and to, that share so many tokens, laid out in such runs.
+        for start, stop, depth, before in alike:
+            cuts = [place for place in range(start + 1, stop) if common[place] <= depth]
+            for here, there in pairwise([start, *cuts, stop]):
+                member = stretch[here]
+                if there - here > 1:
+                    deeper = min(common[here + 1 : there])
+                    lay(member, depth, deeper, before)
+                    alike.append((here, there, deeper, (*before, len(runs) - 1)))
+                    continue
+                run = lay(member, depth, len(sequences[member]), before)
+                began = run.end - len(sequences[member].completion_ids)
+                last_of_prompt = began - 1 if began > run.start else runs[before[-1]].end - 1
+                predict_at += [last_of_prompt, *range(began, run.end - 1)]
+                index.append(member)
+    held = [sequences[member] for member in index]
+    lengths = torch.tensor([len(each.completion_ids) for each in held])
+    inner = {number for run in runs for number in run.before}
     return MicroBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        segments=torch.tensor(segments),
+        runs=tuple(runs),
+        ends=torch.tensor([run.end - 1 for n, run in enumerate(runs) if n not in inner]),
         predict_at=torch.tensor(predict_at),
-        targets=torch.tensor(targets),
-        sequence=torch.tensor(owner),
+        targets=torch.tensor([token for each in held for token in each.completion_ids]),
+        sequence=torch.arange(len(held)).repeat_interleave(lengths),
         fields={
-            name: torch.from_numpy(np.concatenate([sequences[i].fields[name] for i in index]))
-            for name in names
+            name: torch.from_numpy(np.concatenate([each.fields[name] for each in held]))
+            for name in held[0].fields
         },
         index=tuple(index),
     )

@@ -42,15 +42,7 @@ class RewardModel(nn.Module):
             use_cache=False,
             **arguments(self.network, micro),
         ).last_hidden_state[0]
-        return (classifier.score(hidden[last_tokens(micro)])[:, 0].float(),)
-
-
-def last_tokens(micro: MicroBatch) -> Tensor:
-    """[S] where in the row each sequence ends, in the order of `micro.index`."""
-    segments = micro.segments
-    ends = (segments[1:] != segments[:-1]).any(-1)
-    ends = torch.cat([ends, ends.new_ones(1)])
-    return (ends & (segments[:, 1] > 0)).nonzero()[:, 0]  # part 0 is a prompt
+        return (classifier.score(hidden[micro.ends])[:, 0].float(),)
 
 
 def load_reward_model(model: Model, seed: int, *, empty: bool = False) -> Any:

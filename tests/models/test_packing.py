@@ -1,13 +1,25 @@
 """Packed rows give the log-probs of each sequence on its own, and cuts lose nothing."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MistralConfig,
+    StableLmConfig,
+)
 
 from medgpt_ray.config.schema import Model
-from medgpt_ray.models.load import load_frozen
+from medgpt_ray.models.attention import PACKED
+from medgpt_ray.models.errors import ModelError
+from medgpt_ray.models.load import load_frozen, load_policy
 from medgpt_ray.models.packing import MicroBatch, Sequence, collate, micro_batches, split
 from medgpt_ray.models.policy import Policy, score
 
@@ -114,11 +126,124 @@ def test_every_sequence_is_in_one_micro_batch_and_none_is_too_long(
     assert sorted(i for micro in micros for i in micro.index) == list(range(len(batch)))
 
 
-def test_one_token_is_not_worth_a_mask() -> None:
+def test_one_token_is_not_worth_a_run() -> None:
     """That of BOS, with which all documents begin."""
     batch = [Sequence((1,), (5, 6, 7 + n)) for n in range(3)]
     (micro,) = micro_batches(batch, max_tokens=100, chunk_tokens=100)
-    assert [mask for _, _, mask in micro.spans()] == [None] * 3
+    assert [run.before for run in micro.runs] == [()] * 3
+
+
+SYSTEM, QUESTION = tuple(range(10, 30)), tuple(range(100, 111))
+ALIKE = [
+    Sequence((*SYSTEM, 31, 32), (5, 6, 7)),
+    Sequence((*SYSTEM, *QUESTION), (7, 8)),
+    Sequence((*SYSTEM, *QUESTION), (9, 10, 11, 12)),
+    Sequence((*SYSTEM, *QUESTION, 40, 41), (13,)),
+    Sequence((90, *SYSTEM), (14, 15)),
+]
+"""One system prompt, one question of two answers, one dialogue that goes on, and a stranger."""
+
+
+def test_what_prompts_begin_with_is_computed_once() -> None:
+    """Whole blocks of 8 tokens where prompts differ, all of a prompt where they are equal."""
+    (micro,) = micro_batches(ALIKE, max_tokens=1000, chunk_tokens=1000)
+    system, question = 16, len(SYSTEM + QUESTION)
+    rest_of_0, rest_of_3 = 6 + 3, question + 3 - 24
+    together = system + rest_of_0 + 8 + rest_of_3 + (question - 24) + 2 + 4
+    assert micro.tokens == together + len(ALIKE[4])
+    assert micro.tokens_of_sequences == sum(len(sequence) for sequence in ALIKE)
+
+
+@pytest.mark.parametrize("unit", [1, 2])
+@pytest.mark.parametrize("max_tokens", [45, 60, 1000])
+def test_log_probs_and_gradients_are_those_of_each_sequence_alone(
+    tiny_model: Path, max_tokens: int, unit: int
+) -> None:
+    batch = [ALIKE[1], ALIKE[2], ALIKE[3], replace(ALIKE[3], completion_ids=(5, 6))]
+    batch += [] if unit == 2 else [ALIKE[4], ALIKE[0]]
+    network = load_policy(Model(path=str(tiny_model), dtype="float32"), 0)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
+    expected = []
+    for sequence in batch:
+        row = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
+        logits = plain(row).logits[0, len(sequence.prompt_ids) - 1 : -1].log_softmax(-1)
+        expected.append(logits.gather(-1, torch.tensor(sequence.completion_ids)[:, None])[:, 0])
+    weights = [torch.linspace(-1, 2, len(values)) for values in expected]
+    sum((w * e).sum() for w, e in zip(weights, expected, strict=True)).backward()
+    for micro in micro_batches(batch, max_tokens, 1000, unit=unit):
+        log_probs, _ = Policy(network, 1.0)(micro)
+        loss = torch.zeros(())
+        for place, index in enumerate(micro.index):
+            mine = log_probs[micro.sequence == place]
+            torch.testing.assert_close(mine.double(), expected[index], atol=2e-5, rtol=0)
+            loss = loss + (mine * weights[index]).sum()
+        loss.backward()
+    for (name, mine), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_a_window_of_attention_is_kept(tiny_model: Path, tmp_path: Path) -> None:
+    """Mistral's tokens see the last 8 only, over the ends of runs too."""
+    config = AutoConfig.from_pretrained(tiny_model)
+    shape = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    shape += ("num_key_value_heads", "intermediate_size")
+    sizes = {name: getattr(config, name) for name in shape}
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(MistralConfig(**sizes, sliding_window=8))
+    network.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    policy = Policy(load_frozen(Model(path=str(tmp_path), dtype="float32")), 1.0)
+    found = score(policy, micro_batches(ALIKE, 1000, 1000))
+    for index, sequence in enumerate(ALIKE):
+        row = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
+        logits = network(row).logits[0, len(sequence.prompt_ids) - 1 : -1].log_softmax(-1)
+        expected = logits.gather(-1, torch.tensor(sequence.completion_ids)[:, None])[:, 0]
+        np.testing.assert_allclose(found[index], expected, atol=2e-5)
+
+
+def test_layers_that_drop_the_runs_are_refused() -> None:
+    """Those of StableLM: they would attend to all of the row, and the loss would still fall."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = StableLmConfig(**shape, num_key_value_heads=4, intermediate_size=32, vocab_size=300)
+    network = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    (micro,) = micro_batches(ALIKE, 1000, 1000)
+    with pytest.raises(ModelError, match="stablelm"):
+        Policy(network, 1.0)(micro)
+
+
+prompts = st.lists(st.sampled_from([5, 6]), min_size=1, max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(prompts, st.lists(st.integers(7, 9), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=12,
+    ),
+    shared=st.booleans(),
+)
+def test_every_sequence_can_be_read_off_its_runs(
+    rows: list[tuple[list[int], list[int]]], shared: bool
+) -> None:
+    batch = [Sequence(tuple(prompt), tuple(answer)) for prompt, answer in rows]
+    micros = micro_batches(batch, 60, 10, shared=shared)
+    assert sorted(i for micro in micros for i in micro.index) == list(range(len(batch)))
+    for micro in micros:
+        assert micro.tokens <= 60
+        ids = micro.input_ids[0].tolist()
+        assert sum(len(run) for run in micro.runs) == len(ids)
+        for place, index in enumerate(micro.index):
+            (last,) = (run for run in micro.runs if run.end - 1 == micro.ends[place])
+            path = [*(micro.runs[each] for each in last.before), last]
+            row = [at for run in path for at in range(run.start, run.end)]
+            prompt, answer = rows[index]
+            assert [ids[at] for at in row] == prompt + answer
+            assert micro.position_ids[0, row].tolist() == list(range(len(row)))
+            mine = micro.sequence == place
+            assert micro.targets[mine].tolist() == answer
+            assert micro.predict_at[mine].tolist() == row[len(prompt) - 1 : -1]
 
 
 def test_a_sequence_longer_than_a_micro_batch_is_refused() -> None:

@@ -14,7 +14,7 @@ from medgpt_ray.config.supervised import SupervisedModel
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.export import save_adapter, save_model
 from medgpt_ray.models.packing import Sequence, collate, micro_batches
-from medgpt_ray.models.reward import RewardModel, last_tokens, load_reward_model, padding_token_id
+from medgpt_ray.models.reward import RewardModel, load_reward_model, padding_token_id
 
 END = 1
 ADAPTERS = [
@@ -81,7 +81,7 @@ def classified(directory: Path, batch: list[Sequence]) -> list[float]:
 
 def test_a_score_is_read_where_each_sequence_ends() -> None:
     batch = [Sequence((5, 6, 7), (8, 9)), Sequence((5, 6, 7), (8,)), Sequence((4,), (3,))]
-    assert last_tokens(collate([[0, 1], [2]], batch)).tolist() == [4, 5, 7]
+    assert collate([[0, 1], [2]], batch).ends.tolist() == [4, 5, 7]
 
 
 @pytest.mark.parametrize("adaptation", ADAPTERS)
