@@ -135,7 +135,7 @@ class Learner(Section):
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     max_tokens_per_microbatch: Positive = 2048
-    """Padding-free tokens in one forward pass of a rank; a group's prompt counts once."""
+    """Padding-free tokens in one forward pass of a rank; what prompts share counts once."""
     projection_chunk_tokens: Positive = 512
     """Completion tokens projected onto the vocabulary at a time."""
 

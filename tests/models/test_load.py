@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, PpoRun, QLoRA
 from medgpt_ray.config.supervised import DpoRun, SupervisedModel
@@ -137,6 +138,18 @@ def test_checkpointing_computes_again_in_the_backward_pass(
 
 def test_sdpa_is_the_attention_in_use(tiny_model: Path) -> None:
     assert attention_in_use(load_policy(section(tiny_model), 0)) == "packed_sdpa"
+
+
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [("falcon", "falcon models have an attention"), ("bloom", "BloomForCausalLM")],
+)
+def test_a_family_that_cannot_read_rows_is_refused(copy: Path, family: str, told: str) -> None:
+    shape = {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 1, "n_layer": 1}
+    heads = {"num_attention_heads": 4, "n_head": 4}
+    AutoConfig.for_model(family, **shape, **heads).save_pretrained(copy)
+    with pytest.raises(ModelError, match=f"^{copy}: .*{told}"):
+        load_policy(section(copy), 0)
 
 
 def test_flash_attention_is_refused_where_it_cannot_run(

@@ -8,17 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    MistralConfig,
-    StableLmConfig,
-)
+from transformers import AutoModelForCausalLM
 
 from medgpt_ray.config.schema import Model
-from medgpt_ray.models.attention import PACKED
-from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.load import load_frozen, load_policy
 from medgpt_ray.models.packing import MicroBatch, Sequence, collate, micro_batches, split
 from medgpt_ray.models.policy import Policy, score
@@ -180,36 +172,6 @@ def test_log_probs_and_gradients_are_those_of_each_sequence_alone(
         loss.backward()
     for (name, mine), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=1e-4, rtol=1e-4, msg=name)
-
-
-@torch.no_grad()
-def test_a_window_of_attention_is_kept(tiny_model: Path, tmp_path: Path) -> None:
-    """Mistral's tokens see the last 8 only, over the ends of runs too."""
-    config = AutoConfig.from_pretrained(tiny_model)
-    shape = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    shape += ("num_key_value_heads", "intermediate_size")
-    sizes = {name: getattr(config, name) for name in shape}
-    torch.manual_seed(0)
-    network = AutoModelForCausalLM.from_config(MistralConfig(**sizes, sliding_window=8))
-    network.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
-    policy = Policy(load_frozen(Model(path=str(tmp_path), dtype="float32")), 1.0)
-    found = score(policy, micro_batches(ALIKE, 1000, 1000))
-    for index, sequence in enumerate(ALIKE):
-        row = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
-        logits = network(row).logits[0, len(sequence.prompt_ids) - 1 : -1].log_softmax(-1)
-        expected = logits.gather(-1, torch.tensor(sequence.completion_ids)[:, None])[:, 0]
-        np.testing.assert_allclose(found[index], expected, atol=2e-5)
-
-
-def test_layers_that_drop_the_runs_are_refused() -> None:
-    """Those of StableLM: they would attend to all of the row, and the loss would still fall."""
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = StableLmConfig(**shape, num_key_value_heads=4, intermediate_size=32, vocab_size=300)
-    network = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
-    (micro,) = micro_batches(ALIKE, 1000, 1000)
-    with pytest.raises(ModelError, match="stablelm"):
-        Policy(network, 1.0)(micro)
 
 
 prompts = st.lists(st.sampled_from([5, 6]), min_size=1, max_size=30)
