@@ -16,9 +16,11 @@ itself. Several stretches stand in one row of L tokens. A group of G completions
 tokens instead of G * P + sum(T), with the same log-probs.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from itertools import pairwise, starmap
 
 import numpy as np
@@ -157,34 +159,35 @@ def split(
         raise ValueError(f"{longest} tokens that belong together exceed max_tokens_per_microbatch")
     if shared:  # who begins alike stands side by side
         units.sort(key=lambda members: sequences[members[0]].prompt_ids)
-    total = sum(cost(stretch) for stretch in _stretches(units, max_tokens, cost, saved))
+    total = sum(tokens for tokens, _ in _stretches(units, max_tokens, cost, saved))
     share = max(longest, min(max_tokens, -(-total // ranks)))  # a large group feeds several ranks
     stretches = _stretches(units, share, cost, saved)
     count = -(-total // (max_tokens * ranks))
     while True:
-        bins = _balance(stretches, cost, count * ranks)
-        if all(sum(cost(s) for s in bin) <= max_tokens for bin in bins):
+        bins, fullest = _balance(stretches, count * ranks)
+        if fullest <= max_tokens:
             return [bins[rank::ranks] for rank in range(ranks)]
         count += 1
 
 
-Cost = Callable[[Stretch], int]
-
-
 def _stretches(
-    units: Seq[Stretch], limit: int, cost: Cost, saved: Callable[[int, int], int]
-) -> list[Stretch]:
-    """Join neighbours that begin alike, to stretches of at most `limit` tokens."""
-    stretches: list[Stretch] = []
-    tokens = 0
+    units: Seq[Stretch],
+    limit: int,
+    cost: Callable[[Stretch], int],
+    saved: Callable[[int, int], int],
+) -> list[tuple[int, Stretch]]:
+    """Join neighbours that begin alike, to stretches of at most `limit` tokens: their tokens, and
+    who is in them."""
+    stretches: list[tuple[int, Stretch]] = []
     for members in units:
-        common = saved(stretches[-1][-1], members[0]) if stretches else 0
-        tokens += cost(members) - common
-        if common and tokens <= limit:
-            stretches[-1] += members
-        else:
-            stretches.append([*members])
-            tokens = cost(members)
+        alone = cost(members)
+        if stretches:
+            tokens, before = stretches[-1]
+            common = saved(before[-1], members[0])
+            if common and tokens + alone - common <= limit:
+                stretches[-1] = tokens + alone - common, [*before, *members]
+                continue
+        stretches.append((alone, members))
     return stretches
 
 
@@ -193,20 +196,20 @@ def _common(one: Sequence, other: Sequence) -> int:
     mine, theirs = one.prompt_ids, other.prompt_ids
     if mine == theirs:
         return len(mine) if len(mine) > 1 else 0
-    pairs = enumerate(zip(mine, theirs, strict=False))
-    equal = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(theirs)))
-    return equal - equal % BLOCK
+    ends = range(BLOCK, min(len(mine), len(theirs)) + 1, BLOCK)
+    return bisect_left(ends, True, key=lambda end: mine[:end] != theirs[:end]) * BLOCK
 
 
-def _balance(stretches: list[Stretch], cost: Cost, bins: int) -> list[list[Stretch]]:
-    """Longest first into the lightest bin; ties by order, so that the cut is reproducible."""
+def _balance(stretches: list[tuple[int, Stretch]], bins: int) -> tuple[list[list[Stretch]], int]:
+    """Longest first into the lightest bin, and the tokens of the fullest; ties by order, so that
+    the cut is reproducible."""
     filled: list[list[Stretch]] = [[] for _ in range(bins)]
-    load = [0] * bins
-    for stretch in sorted(stretches, key=lambda s: (-cost(s), s[0])):
-        lightest = load.index(min(load))
-        filled[lightest].append(stretch)
-        load[lightest] += cost(stretch)
-    return filled
+    load = [(0, number) for number in range(bins)]
+    for tokens, stretch in sorted(stretches, key=lambda each: (-each[0], each[1][0])):
+        lightest, number = heappop(load)
+        filled[number].append(stretch)
+        heappush(load, (lightest + tokens, number))
+    return filled, max(load)[0]
 
 
 def collate(stretches: Seq[Stretch], sequences: Seq[Sequence], shared: bool = True) -> MicroBatch:
@@ -219,6 +222,7 @@ def collate(stretches: Seq[Stretch], sequences: Seq[Sequence], shared: bool = Tr
     positions: list[int] = []
     runs: list[Run] = []
     predict_at: list[int] = []
+    ends: list[int] = []
     index: list[int] = []
 
     def lay(member: int, first: int, last: int, before: tuple[int, ...]) -> Run:
@@ -246,15 +250,15 @@ def collate(stretches: Seq[Stretch], sequences: Seq[Sequence], shared: bool = Tr
                 began = run.end - len(sequences[member].completion_ids)
                 last_of_prompt = began - 1 if began > run.start else runs[before[-1]].end - 1
                 predict_at += [last_of_prompt, *range(began, run.end - 1)]
+                ends.append(run.end - 1)
                 index.append(member)
     held = [sequences[member] for member in index]
     lengths = torch.tensor([len(each.completion_ids) for each in held])
-    inner = {number for run in runs for number in run.before}
     return MicroBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
         runs=tuple(runs),
-        ends=torch.tensor([run.end - 1 for n, run in enumerate(runs) if n not in inner]),
+        ends=torch.tensor(ends),
         predict_at=torch.tensor(predict_at),
         targets=torch.tensor([token for each in held for token in each.completion_ids]),
         sequence=torch.arange(len(held)).repeat_interleave(lengths),
