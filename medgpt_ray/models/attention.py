@@ -1,9 +1,11 @@
-"""SDPA over padding-free rows: each run of tokens attends to itself and to the runs before it.
+"""SDPA over padding-free rows: runs of tokens attend to themselves and to those before them.
 
 One mask over the whole row would cost the square of all its tokens. Registered as an attention
-implementation of transformers; a model that is called without `runs` gets plain SDPA.
+implementation of transformers; a model that is called without `spans` gets plain SDPA.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,8 +19,55 @@ from medgpt_ray.models.packing import MicroBatch, Run
 
 PACKED = "packed_sdpa"
 SHORT = 256
-"""Tokens of a run and what is before it up to which torch's CPU kernels are slower in bfloat16 than
-in float32: 1.8 times at 80, forward and backward together."""
+"""Tokens attended to, up to which torch's CPU kernels are slower in bfloat16 than in float32: 1.8
+times at 80, forward and backward together."""
+
+
+@dataclass
+class Span:
+    """Neighbouring runs that go on from the same ones, attended from in one call."""
+
+    runs: list[int]
+    lengths: list[int]
+    before: tuple[int, ...]
+    tokens_before: int
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    """By the window of the layer."""
+
+    def mask(self, window: int | None, device: torch.device) -> Tensor | None:
+        """[tokens, tokens before and these] bool, True where one may look; None is causal."""
+        if window not in self.masks:
+            self.masks[window] = self._mask(window, device)
+        return self.masks[window]
+
+    def _mask(self, window: int | None, device: torch.device) -> Tensor | None:
+        own = sum(self.lengths)
+        if not self.before and (window is None or own <= window):
+            return None
+        lengths = torch.tensor([self.tokens_before, *self.lengths], device=device)
+        run = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+        position = torch.arange(len(run), device=device)
+        position -= (lengths.cumsum(0) - lengths - self.tokens_before).clamp(min=0)[run]
+        mine, my_position = run[-own:, None], position[-own:, None]
+        mask = ((run == 0) | (run == mine)) & (position <= my_position)
+        return mask if window is None else mask & (my_position - position < window)
+
+
+def spans_of(runs: Iterable[Run]) -> list[Span]:
+    """Runs that go on from the same tokens, as many together as they are tokens: so what is before
+    is copied seldom, and few products are computed in vain."""
+    runs = tuple(runs)
+    spans: list[Span] = []
+    for number, run in enumerate(runs):
+        last = spans[-1] if spans else None
+        alike = last is not None and bool(run.before) and run.before == last.before
+        if last and alike and sum(last.lengths) + len(run) <= last.tokens_before:
+            last.runs.append(number)
+            last.lengths.append(len(run))
+        else:
+            tokens_before = sum(len(runs[each]) for each in run.before)
+            spans.append(Span([number], [len(run)], run.before, tokens_before))
+    return spans
 
 
 def packed_sdpa(
@@ -27,40 +76,33 @@ def packed_sdpa(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    runs: tuple[Run, ...] | None = None,
+    spans: list[Span] | None = None,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """[1, heads, L, size] each -> [1, L, heads, size]."""
-    if runs is None:
+    if spans is None:
         if attention_mask is not None and attention_mask.numel() == 1 < query.shape[2]:
             raise ModelError(
                 f"{module.config.model_type}: transformers' layers of this kind of model do not "
                 "hand on what keeps the sequences of a row apart: not supported"
             )
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    lengths = [len(run) for run in runs]
-    queries, *sources = (each.split(lengths, dim=2) for each in (query, key, value))
+    lengths = [length for span in spans for length in span.lengths]
+    queries, keys, values = (each.split(lengths, dim=2) for each in (query, key, value))
     parts = []
-    for number, run in enumerate(runs):
-        inputs = [queries[number]]
-        for source in sources:
-            seen = [source[each] for each in (*run.before, number)]
-            inputs.append(torch.cat(seen, dim=2) if run.before else source[number])
-        total = inputs[1].shape[2]
-        mask = _mask(len(run), total, sliding_window, query.device)
-        if query.device.type == "cpu" and total <= SHORT:
+    for span in spans:
+        seen = [*span.before, *span.runs]
+        inputs = [_joined(queries, span.runs), _joined(keys, seen), _joined(values, seen)]
+        if query.device.type == "cpu" and inputs[1].shape[2] <= SHORT:
             inputs = [each.float() for each in inputs]
+        mask = span.mask(sliding_window, query.device)
         parts.append(sdpa_attention_forward(module, *inputs, mask, **options)[0].to(query.dtype))
     return torch.cat(parts, dim=1), None
 
 
-def _mask(tokens: int, total: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[tokens, total] bool, True where the last `tokens` of `total` may look; None is causal."""
-    if tokens == total and (window is None or total <= window):
-        return None
-    mask = torch.ones(tokens, total, dtype=torch.bool, device=device).tril(total - tokens)
-    return mask if window is None else mask.triu(total - tokens - window + 1)
+def _joined(runs: Sequence[Tensor], which: list[int]) -> Tensor:
+    return torch.cat([runs[each] for each in which], dim=2) if len(which) > 1 else runs[which[0]]
 
 
 AttentionInterface.register(PACKED, packed_sdpa)
@@ -78,7 +120,7 @@ def arguments(network: Any, micro: MicroBatch) -> dict[str, Any]:
         return {"attention_mask": micro.attention_mask()}
     # A mask with four dimensions is passed on as it is; here nobody reads it.
     unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=micro.input_ids.device)
-    return {"attention_mask": unread, "runs": micro.runs}
+    return {"attention_mask": unread, "spans": spans_of(micro.runs)}
 
 
 def varlen(network: Any) -> bool:

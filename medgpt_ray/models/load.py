@@ -30,6 +30,8 @@ from medgpt_ray.models.vocabulary import add_tokens, extend
 MARK = "Qzxmark"
 EMBEDDED = "embedded:smollm2-135m-instruct"
 TINY = "embedded:tiny"
+CAUSAL = ("full_attention", "sliding_attention")
+"""Kinds of layers that a row of several sequences can pass through."""
 """Two random layers, of `models/tiny.py`."""
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
 
@@ -231,12 +233,29 @@ def load_network(
         attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
         **({"device_map": "meta"} if empty else options),
     )
+    if what := _crosses_sequences(network):
+        raise ModelError(
+            f"{model.path}: {network.config.model_type} models have {what}, which would reach from "
+            "one sequence of a row into the next: not supported"
+        )
     rope.forget_growth(network)
     if model.adapter:
         network = merge_adapter(network, Path(model.adapter), resolve_model(model.path))
     if not empty:
         extend(network, _new_tokens(model))
     return network
+
+
+def _crosses_sequences(network: Any) -> str:
+    """What there is in a model beside causal attention to tokens, as layers with a state."""
+    config = network.config.get_text_config()
+    others = {*(getattr(config, "layer_types", None) or ())} - {*CAUSAL}
+    if others:
+        return f"layers of {', '.join(sorted(others))}"
+    if network._is_stateful:
+        return "layers with a state"
+    both = getattr(config, "use_bidirectional_attention", None)
+    return "attention in both directions" if both else ""
 
 
 def open_directory(

@@ -1,7 +1,8 @@
 """NEFTune: noise on the embeddings while a model is fine-tuned (arXiv 2310.05914).
 
 Uniform in +-alpha / sqrt(T d) for a sequence of T tokens of d dimensions. The T of the paper is the
-length of a padded batch; rows here hold sequences of different lengths, and each gets its own.
+length of a padded batch; rows here hold sequences of different lengths, and each gets its own, but
+for what several share, which gets that of the longest.
 """
 
 from typing import Any

@@ -6,10 +6,11 @@ tokens of a prompt and of its completion.
 Sequences whose prompts begin alike, as the completions of one prompt do and rows with one system
 prompt, form a stretch: a prefix tree, laid out as runs of tokens.
 
-    sequences  s s p a a    s s p b    s s q c         (s, p, q of prompts; a, b, c completions)
-    runs       s s | q c | a a | b                     each goes on from those `before` it:
-    before      -    0     0 3                         p is run 1: s s | p | q c | a a | b
-    positions  0 1   2   2 3  3 4  3
+    sequences  s s p a a, s s p b and s s q c  (prompts of s, p and q; completions of a, b and c)
+    row        s s | p | q c | a a | b
+    run        0     1   2     3     4
+    before     -     0   0     0 1   0 1
+    positions  0 1 | 2 | 2 3 | 3 4 | 3
 
 A token attends to its own run and to the runs before it, causally, and so to its own sequence up to
 itself. Several stretches stand in one row of L tokens. A group of G completions costs P + sum(T)
@@ -17,7 +18,6 @@ tokens instead of G * P + sum(T), with the same log-probs.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
@@ -30,6 +30,9 @@ from torch import Tensor
 BLOCK = 8
 """Prompts that differ are shared by blocks of so many tokens: fewer would not pay for an attention
 call of their own."""
+WORTH = 1 / 8
+"""The least part of a sequence that is shared with one of another prompt: tokens that go on from
+others need a mask, and attention with one computes the square that causal attention halves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class MicroBatch:
         return int((self.position_ids[0, self.ends] + 1).sum())
 
     def attention_mask(self) -> Tensor:
-        """[1, 1, L, L] bool, True where a token of the row may look."""
+        """[1, 1, L, L] bool, True where a token of the row may look; knows no windows."""
         mask = torch.zeros(self.tokens, self.tokens, dtype=torch.bool)
         for run in self.runs:
             for before in run.before:
@@ -150,45 +153,39 @@ def split(
     def saved(one: int, other: int) -> int:
         return _common(sequences[one], sequences[other]) if shared else 0
 
-    def cost(stretch: Stretch) -> int:
-        return sum(len(sequences[i]) for i in stretch) - sum(starmap(saved, pairwise(stretch)))
-
     units = [list(range(i, i + unit)) for i in range(0, len(sequences), unit)]
-    longest = max(cost(members) for members in units)
-    if longest > max_tokens:
-        raise ValueError(f"{longest} tokens that belong together exceed max_tokens_per_microbatch")
     if shared:  # who begins alike stands side by side
         units.sort(key=lambda members: sequences[members[0]].prompt_ids)
-    total = sum(tokens for tokens, _ in _stretches(units, max_tokens, cost, saved))
-    share = max(longest, min(max_tokens, -(-total // ranks)))  # a large group feeds several ranks
-    stretches = _stretches(units, share, cost, saved)
-    count = -(-total // (max_tokens * ranks))
-    while True:
-        bins, fullest = _balance(stretches, count * ranks)
-        if fullest <= max_tokens:
-            return [bins[rank::ranks] for rank in range(ranks)]
+    alone = [
+        sum(len(sequences[i]) for i in members) - sum(starmap(saved, pairwise(members)))
+        for members in units
+    ]
+    joined = [0, *(saved(before[-1], members[0]) for before, members in pairwise(units))]
+    longest = max(alone)
+    if longest > max_tokens:
+        raise ValueError(f"{longest} tokens that belong together exceed max_tokens_per_microbatch")
+
+    def stretches(limit: int) -> list[tuple[int, Stretch]]:
+        """Of at most `limit` tokens: their tokens, and who is in them."""
+        found: list[tuple[int, Stretch]] = []
+        for members, own, common in zip(units, alone, joined, strict=True):
+            if common and found[-1][0] + own - common <= limit:
+                tokens, others = found[-1]
+                found[-1] = tokens + own - common, [*others, *members]
+            else:
+                found.append((own, members))
+        return found
+
+    count = -(-sum(tokens for tokens, _ in stretches(max_tokens)) // (max_tokens * ranks))
+    while _balance(stretches(max_tokens), count * ranks)[1] > max_tokens:
         count += 1
-
-
-def _stretches(
-    units: Seq[Stretch],
-    limit: int,
-    cost: Callable[[Stretch], int],
-    saved: Callable[[int, int], int],
-) -> list[tuple[int, Stretch]]:
-    """Join neighbours that begin alike, to stretches of at most `limit` tokens: their tokens, and
-    who is in them."""
-    stretches: list[tuple[int, Stretch]] = []
-    for members in units:
-        alone = cost(members)
-        if stretches:
-            tokens, before = stretches[-1]
-            common = saved(before[-1], members[0])
-            if common and tokens + alone - common <= limit:
-                stretches[-1] = tokens + alone - common, [*before, *members]
-                continue
-        stretches.append((alone, members))
-    return stretches
+    # The shorter the stretches, the more even the bins; what is shared stands in each of them.
+    limits = range(longest, max_tokens + 1)
+    fitting = bisect_left(
+        limits[:-1], True, key=lambda limit: _balance(stretches(limit), count * ranks)[1] <= limit
+    )
+    bins, _ = _balance(stretches(limits[fitting]), count * ranks)
+    return [bins[rank::ranks] for rank in range(ranks)]
 
 
 def _common(one: Sequence, other: Sequence) -> int:
@@ -197,7 +194,8 @@ def _common(one: Sequence, other: Sequence) -> int:
     if mine == theirs:
         return len(mine) if len(mine) > 1 else 0
     ends = range(BLOCK, min(len(mine), len(theirs)) + 1, BLOCK)
-    return bisect_left(ends, True, key=lambda end: mine[:end] != theirs[:end]) * BLOCK
+    common = bisect_left(ends, True, key=lambda end: mine[:end] != theirs[:end]) * BLOCK
+    return common if common >= WORTH * max(len(one), len(other)) else 0
 
 
 def _balance(stretches: list[tuple[int, Stretch]], bins: int) -> tuple[list[list[Stretch]], int]:
@@ -235,8 +233,9 @@ def collate(stretches: Seq[Stretch], sequences: Seq[Sequence], shared: bool = Tr
 
     for stretch in stretches:
         common = [0, *(_common(sequences[a], sequences[b]) for a, b in pairwise(stretch))]
+        # Breadth first: from and to which place of the stretch sequences share how many tokens, and
+        # the runs that these are in.
         alike: list[tuple[int, int, int, tuple[int, ...]]] = [(0, len(stretch), 0, ())]
-        # Places in the stretch, from and to, that share so many tokens, laid out in such runs.
         for start, stop, depth, before in alike:
             cuts = [place for place in range(start + 1, stop) if common[place] <= depth]
             for here, there in pairwise([start, *cuts, stop]):

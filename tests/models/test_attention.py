@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from medgpt_ray.models.attention import PACKED
+from medgpt_ray.models.attention import PACKED, spans_of
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.packing import Sequence, micro_batches
 from medgpt_ray.models.policy import Policy, score
@@ -74,3 +74,18 @@ def test_layers_that_drop_the_runs_are_refused() -> None:
     (micro,) = micro_batches(BATCH, 1000, 1000)
     with pytest.raises(ModelError, match="stablelm"):
         Policy(network("stablelm", PACKED), 1.0)(micro)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_answers_of_one_prompt_are_attended_from_together(family: str) -> None:
+    """As many as have the prompt's tokens: four of 5 to one of 24, and the fifth by itself."""
+    batch = [Sequence(SYSTEM, (40 + n, 41, 42, 43, 44 + n)) for n in range(5)]
+    (micro,) = micro_batches(batch, 1000, 1000)
+    spans = spans_of(micro.runs)
+    assert [span.lengths for span in spans] == [[24], [5] * 4, [5]]
+    policy = Policy(network(family, PACKED), 1.0)
+    together = score(policy, [micro])
+    for index, sequence in enumerate(batch):
+        alone = score(policy, micro_batches([sequence], 1000, 1000))[0]
+        np.testing.assert_allclose(together[index], alone, atol=1e-5)

@@ -57,6 +57,7 @@ def test_gradient_equals_plain_torch_on_one_big_batch(tiny_model: Path, trained:
     loss.backward()
     norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in model.parameters()]))
     first = trained[1, 1, 400, FULL][0][0]
+    assert first["tokens/learned"] == sum(len(sequence) for sequence in make_batch())
     assert first["loss"] == pytest.approx(loss.item(), abs=1e-6)
     assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from medgpt_ray.config.schema import Full, GrpoRun, LoRA, Model, PpoRun, QLoRA
 from medgpt_ray.config.supervised import DpoRun, SupervisedModel
@@ -18,6 +18,7 @@ from medgpt_ray.models.load import (
     attention_in_use,
     critic_model,
     load_frozen,
+    load_network,
     load_policy,
     on_this_machine,
 )
@@ -150,6 +151,28 @@ def test_a_family_that_cannot_read_rows_is_refused(copy: Path, family: str, told
     AutoConfig.for_model(family, **shape, **heads).save_pretrained(copy)
     with pytest.raises(ModelError, match=f"^{copy}: .*{told}"):
         load_policy(section(copy), 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "told"),
+    [
+        ("qwen3_next", {"num_experts": 2, "num_experts_per_tok": 1}, "layers of linear_attention"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of conv"),
+        ("jamba", {"num_experts": 1, "use_mamba_kernels": False}, "layers "),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "attention in both directions"),
+    ],
+)
+def test_layers_that_reach_over_the_end_of_a_sequence_are_refused(
+    copy: Path, family: str, settings: dict[str, Any], told: str
+) -> None:
+    shape = {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32}
+    config = AutoConfig.for_model(family, **shape, **settings)
+    network = AutoModelForCausalLM.from_config(config)
+    network.save_pretrained(copy)
+    for empty in (False, True):
+        with pytest.raises(ModelError, match=f"{family} models have {told}"):
+            load_network(AutoModelForCausalLM, section(copy), config, empty=empty)
 
 
 def test_flash_attention_is_refused_where_it_cannot_run(

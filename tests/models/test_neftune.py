@@ -28,6 +28,14 @@ def test_each_token_has_the_length_of_its_own_sequence() -> None:
     assert lengths == [5, 5, 5] + [5, 5] + [4] + [100] * 100
 
 
+def test_what_several_share_has_the_length_of_the_longest() -> None:
+    system, question = tuple(range(10, 26)), tuple(range(30, 38))
+    rows = [Sequence((*system, *question), (5,)), Sequence((*system, *question), (5, 6, 7))]
+    rows.append(Sequence((*system, 40), (5,) * 20))
+    lengths = sequence_lengths(collate([[0, 1, 2]], rows)).tolist()
+    assert lengths == [37] * 16 + [27] * 8 + [37] * 21 + [25] + [27] * 3
+
+
 def test_noise_is_uniform_within_alpha_over_the_root_of_length_and_width() -> None:
     torch.manual_seed(0)
     lengths = sequence_lengths(row())

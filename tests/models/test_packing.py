@@ -125,6 +125,30 @@ def test_one_token_is_not_worth_a_run() -> None:
     assert [run.before for run in micro.runs] == [()] * 3
 
 
+def test_every_rank_gets_a_part_of_those_who_share_a_long_prompt() -> None:
+    system = tuple(range(1000))
+    batch = [Sequence((*system, 2000 + n), (5,) * 49) for n in range(32)]
+    for ranks, most in ((1, 2600), (2, 1800), (4, 1400), (8, 1200)):
+        cut = split(batch, 4096, ranks)
+        assert [len(share) for share in cut] == [1] * ranks
+        assert all(collate(share[0], batch).tokens <= most for share in cut)
+
+
+def test_who_begins_alike_need_not_be_neighbours_in_the_batch() -> None:
+    one, other = tuple(range(10, 50)), tuple(range(60, 100))
+    batch = [Sequence((*(one, other)[n % 2], n), (5, 6)) for n in range(8)]
+    (micro,) = micro_batches(batch, 1000, 1000)
+    assert micro.tokens == 2 * 40 + 8 * 3
+
+
+def test_little_in_common_is_not_worth_a_mask() -> None:
+    head = tuple(range(10, 34))
+    for length, tokens in ((100, 24 + 2 * 100), (300, 2 * (24 + 300))):
+        batch = [Sequence((*head, 40 + n), (5,) * (length - 1)) for n in range(2)]
+        (micro,) = micro_batches(batch, 1000, 1000)
+        assert micro.tokens == tokens
+
+
 SYSTEM, QUESTION = tuple(range(10, 30)), tuple(range(100, 111))
 ALIKE = [
     Sequence((*SYSTEM, 31, 32), (5, 6, 7)),
@@ -163,6 +187,7 @@ def test_log_probs_and_gradients_are_those_of_each_sequence_alone(
     weights = [torch.linspace(-1, 2, len(values)) for values in expected]
     sum((w * e).sum() for w, e in zip(weights, expected, strict=True)).backward()
     for micro in micro_batches(batch, max_tokens, 1000, unit=unit):
+        assert unit == 1 or {*pairs(micro)} <= {(0, 1), (2, 3)}
         log_probs, _ = Policy(network, 1.0)(micro)
         loss = torch.zeros(())
         for place, index in enumerate(micro.index):
