@@ -344,7 +344,7 @@ def _base_bytes(config: RunConfig, facts: ModelFacts) -> int:
 
 def _activations(config: RunConfig, facts: ModelFacts, kept_layers: int, projections: int) -> int:
     """Bytes of one micro-batch: what each layer keeps (after arXiv 2205.05198, for gated MLPs and
-    no stored attention scores), the attention mask, and a chunk of logits `projections` times."""
+    no stored attention scores), attention masks, and a chunk of logits `projections` times."""
     tokens = config.learner.max_tokens_per_microbatch
     number = width(config.model, config.learner.gpus)
     attention = 2 * (facts.heads + facts.kv_heads) * facts.head_size
