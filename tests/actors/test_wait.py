@@ -163,8 +163,12 @@ def test_workers_of_a_reward_wait_beside_each_other() -> None:
         for n in range(10)
     ]
     reward = Reward(function=f"{__name__}:waits", workers=4)
-    score_completions([reward], [prompt], [answers[:4]])  # the processes stand
-    started = time.monotonic()
-    scored = score_completions([reward], [prompt], [answers])
-    assert [sample.reward for sample in scored[0]] == list(range(10))
-    assert time.monotonic() - started < 4, "one after the other they take 5 s"
+    until = time.monotonic() + 60
+    while True:  # a busy machine starts the processes one by one
+        started = time.monotonic()
+        scored = score_completions([reward], [prompt], [answers])
+        took = time.monotonic() - started
+        assert [sample.reward for sample in scored[0]] == list(range(10))
+        if took < 4:
+            break
+        assert started < until, f"{took:.1f} s: one after the other they take 5 s"
