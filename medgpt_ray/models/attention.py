@@ -4,7 +4,7 @@ One mask over the whole row would cost the square of all its tokens. Registered 
 implementation of transformers; a model that is called without `spans` gets plain SDPA.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,15 @@ from transformers.masking_utils import sdpa_mask
 
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.packing import MicroBatch, Run
+from medgpt_ray.models.weights import base_network
 
 PACKED = "packed_sdpa"
 SHORT = 256
 """Tokens attended to, up to which torch's CPU kernels are slower in bfloat16 than in float32: 1.8
 times at 80, forward and backward together."""
+
+CAUSAL = ("full_attention", "sliding_attention")
+"""Kinds of layers that a row of several sequences can pass through."""
 
 
 @dataclass
@@ -53,15 +57,13 @@ class Span:
         return mask if window is None else mask & (my_position - position < window)
 
 
-def spans_of(runs: Iterable[Run]) -> list[Span]:
+def spans_of(runs: Sequence[Run]) -> list[Span]:
     """Runs that go on from the same tokens, as many together as they are tokens: so what is before
     is copied seldom, and few products are computed in vain."""
-    runs = tuple(runs)
     spans: list[Span] = []
     for number, run in enumerate(runs):
-        last = spans[-1] if spans else None
-        alike = last is not None and bool(run.before) and run.before == last.before
-        if last and alike and sum(last.lengths) + len(run) <= last.tokens_before:
+        last = spans[-1] if spans and run.before and run.before == spans[-1].before else None
+        if last and sum(last.lengths) + len(run) <= last.tokens_before:
             last.runs.append(number)
             last.lengths.append(len(run))
         else:
@@ -114,6 +116,7 @@ def arguments(network: Any, micro: MicroBatch) -> dict[str, Any]:
 
     Flash attention keeps sequences apart where positions begin anew, and reads no mask.
     """
+    refuse_crossing(network)
     if varlen(network):
         return {"attention_mask": None}
     if network.config._attn_implementation != PACKED:
@@ -126,3 +129,22 @@ def arguments(network: Any, micro: MicroBatch) -> dict[str, Any]:
 def varlen(network: Any) -> bool:
     """Whether the implementation reads no masks, so that nothing can be shared."""
     return str(network.config._attn_implementation).startswith("flash_attention")
+
+
+def refuse_crossing(network: Any) -> None:
+    """`ModelError` where something in a model beside causal attention, such as layers with a state,
+    would reach from one sequence of a row into the next."""
+    config = network.config.get_text_config()
+    others = {*(getattr(config, "layer_types", None) or ())} - {*CAUSAL}
+    if others:
+        what = f"layers of {', '.join(sorted(others))}"
+    elif getattr(config, "use_bidirectional_attention", None):
+        what = "attention in both directions"
+    elif getattr(base_network(network), "_is_stateful", False):
+        what = "layers with a state"
+    else:
+        return
+    raise ModelError(
+        f"{network.config.name_or_path}: {config.model_type} models have {what}, which would reach "
+        "from one sequence of a row into the next: not supported"
+    )

@@ -21,7 +21,7 @@ from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedModel, Superv
 from medgpt_ray.interrupt import unwinding
 from medgpt_ray.models import hub, rope
 from medgpt_ray.models.adapters import adapt, merge_adapter
-from medgpt_ray.models.attention import PACKED
+from medgpt_ray.models.attention import PACKED, refuse_crossing
 from medgpt_ray.models.errors import ModelError
 from medgpt_ray.models.quantised import quantisation
 from medgpt_ray.models.tiny import write_tiny_model
@@ -30,8 +30,6 @@ from medgpt_ray.models.vocabulary import add_tokens, extend
 MARK = "Qzxmark"
 EMBEDDED = "embedded:smollm2-135m-instruct"
 TINY = "embedded:tiny"
-CAUSAL = ("full_attention", "sliding_attention")
-"""Kinds of layers that a row of several sequences can pass through."""
 """Two random layers, of `models/tiny.py`."""
 CACHE = Path(os.environ.get("MEDGPT_CACHE", Path.home() / ".cache" / "medgpt_ray"))
 
@@ -233,29 +231,12 @@ def load_network(
         attn_implementation=PACKED if attention(model) == "sdpa" else attention(model),
         **({"device_map": "meta"} if empty else options),
     )
-    if what := _crosses_sequences(network):
-        raise ModelError(
-            f"{model.path}: {network.config.model_type} models have {what}, which would reach from "
-            "one sequence of a row into the next: not supported"
-        )
     rope.forget_growth(network)
     if model.adapter:
         network = merge_adapter(network, Path(model.adapter), resolve_model(model.path))
     if not empty:
         extend(network, _new_tokens(model))
     return network
-
-
-def _crosses_sequences(network: Any) -> str:
-    """What there is in a model beside causal attention to tokens, as layers with a state."""
-    config = network.config.get_text_config()
-    others = {*(getattr(config, "layer_types", None) or ())} - {*CAUSAL}
-    if others:
-        return f"layers of {', '.join(sorted(others))}"
-    if network._is_stateful:
-        return "layers with a state"
-    both = getattr(config, "use_bidirectional_attention", None)
-    return "attention in both directions" if both else ""
 
 
 def open_directory(
@@ -297,7 +278,8 @@ def _first_line(error: Exception) -> str:
 
 
 def trainable(network: Any, model: Model, seed: int, *, task: str = "CAUSAL_LM") -> Any:
-    """Adapters (see `adapt`) and gradient checkpointing on a loaded network."""
+    """Adapters (see `adapt`) and gradient checkpointing on a loaded network that can read rows."""
+    refuse_crossing(network)
     if not isinstance(model.adaptation, Full):
         new_ids = tuple(_new_tokens(model))
         network = adapt(network, model.adaptation, seed, task=task, new_ids=new_ids)

@@ -18,10 +18,11 @@ from medgpt_ray.models.load import (
     attention_in_use,
     critic_model,
     load_frozen,
-    load_network,
     load_policy,
     on_this_machine,
 )
+from medgpt_ray.models.packing import Sequence, micro_batches
+from medgpt_ray.models.policy import Policy
 
 
 def section(path: Path, **settings: Any) -> SupervisedModel:
@@ -156,9 +157,17 @@ def test_a_family_that_cannot_read_rows_is_refused(copy: Path, family: str, told
 @pytest.mark.parametrize(
     ("family", "settings", "told"),
     [
-        ("qwen3_next", {"num_experts": 2, "num_experts_per_tok": 1}, "layers of linear_attention"),
+        (
+            "qwen3_next",
+            {
+                "num_experts": 2,
+                "num_experts_per_tok": 1,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+            "layers of linear_attention",
+        ),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of conv"),
-        ("jamba", {"num_experts": 1, "use_mamba_kernels": False}, "layers "),
+        ("jamba", {"num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1}, "layers "),
         ("gemma3_text", {"use_bidirectional_attention": True}, "attention in both directions"),
     ],
 )
@@ -172,7 +181,12 @@ def test_layers_that_reach_over_the_end_of_a_sequence_are_refused(
     network.save_pretrained(copy)
     for empty in (False, True):
         with pytest.raises(ModelError, match=f"{family} models have {told}"):
-            load_network(AutoModelForCausalLM, section(copy), config, empty=empty)
+            load_policy(section(copy), 0, empty=empty)
+    (micro,) = micro_batches([Sequence((5, 6), (7,))], 100, 100)
+    frozen = load_frozen(section(copy))  # one sequence at a time, as for a chat, it can be asked
+    assert frozen(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 512)
+    with pytest.raises(ModelError, match=f"{family} models have {told}"):
+        Policy(frozen, 1.0)(micro)
 
 
 def test_flash_attention_is_refused_where_it_cannot_run(
