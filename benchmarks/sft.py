@@ -98,8 +98,7 @@ def main() -> None:
             f"{THREADS} threads; non-padding tokens/s of the steps after the first {WARM_UP}, "
             "mean over rounds (range). What the prompts of an update begin with in common (here "
             "the system prompt of the template) this system computes once, and counts for every "
-            "row.\n\n"
-            + table(results, "tokens/s", pairs)
+            "row.\n\n" + table(results, "tokens/s", pairs)
         )
 
     alternate(contenders, options.rounds, tell)
