@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from medgpt_ray.config.schema import LoRA
 from medgpt_ray.models.errors import ModelError
@@ -57,6 +57,34 @@ def adapt(
                 "train it whole by modules_to_save"
             )
     return adapted
+
+
+def add_in_place(network: Any) -> None:
+    """Let the LoRA layers of a PEFT model add their product to what the frozen layer gave, there.
+
+    PEFT's own makes the product, that times the scale and the sum, each [tokens, out], and as much
+    on the way back. Not under ZeRO-3, where a weight is there only while its module is called.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    for layer in network.modules():
+        if type(layer) is Linear and not layer.lora_variant:  # DoRA is one
+            layer.lora_variant = dict.fromkeys(layer.lora_A, _InPlace)
+
+
+class _InPlace:
+    """What PEFT calls in place of its own sum: a `LoraVariant`, which it merges by itself."""
+
+    @staticmethod
+    def forward(layer: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        """`x` [..., in] and the frozen layer's `result` [..., out] -> the layer's output."""
+        up, scale = layer.lora_B[active_adapter], layer.scaling[active_adapter]
+        low = layer.lora_A[active_adapter](layer.lora_dropout[active_adapter](x))
+        # Changed in place, a view (such as a layer with a bias gives) would cost a copy.
+        if result.dim() != 3 or result.dtype != low.dtype or result._is_view():
+            return result + up(low) * scale  # type: ignore[no-any-return]
+        weight = up.weight.t().expand(len(low), -1, -1)
+        return result.baddbmm_(low, weight, alpha=scale)
 
 
 def _targets(network: Any, names: str | list[str]) -> str | list[str]:

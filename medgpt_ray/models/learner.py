@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from medgpt_ray.config import schema
+from medgpt_ray.models.adapters import add_in_place
 from medgpt_ray.models.attention import varlen
 from medgpt_ray.models.deepspeed import deepspeed_config, make_optimizer, running_stage
 from medgpt_ray.models.packing import MicroBatch, Sequence, micro_batches
@@ -50,6 +51,8 @@ class Learner:
         self.device = torch.device("cuda") if config.gpus else torch.device("cpu")
         self.module = module.to(self.device)
         self.adapted = hasattr(module.network, "peft_config")
+        if self.adapted and running_stage(model, config) < 3:
+            add_in_place(module.network)
         trainable = [p for p in module.parameters() if p.requires_grad]
         self.engine, *_ = deepspeed.initialize(
             model=module,
