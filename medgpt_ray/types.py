@@ -159,3 +159,5 @@ class Tokens:
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     """Of the same length as `ids`; never true for the first token, which nothing predicts."""
+    cut: bool = field(default=False, compare=False)
+    """Whether the last turns of its conversation did not fit."""

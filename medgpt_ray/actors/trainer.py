@@ -267,7 +267,7 @@ class TrainWorker:
         found = {"epoch": self.stream.progress}
         for number, counts in enumerate(self.stream.counts):
             found[f"data/{number}/rows"] = counts.rows
-            for name in ("rejected", "held_out", "near_duplicates"):
+            for name in ("rejected", "cut", "held_out", "near_duplicates"):
                 found[f"data/{name}"] = found.get(f"data/{name}", 0) + getattr(counts, name)
             dropped = sum(counts.dropped.values())
             found["data/dropped"] = found.get("data/dropped", 0) + dropped

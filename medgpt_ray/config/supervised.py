@@ -124,7 +124,7 @@ class SupervisedData(Section):
     """Learn all tokens of a conversation, not the assistant's alone."""
     max_tokens: Annotated[int, Field(ge=2)] = 1024
     """Of one sequence. Longer documents are cut into several; longer conversations lose their last
-    turns, and where the first exchange does not fit, the row is dropped and counted."""
+    turns, and where the first exchange does not fit, the row is dropped. Both are counted."""
     on_bad_row: Literal["error", "skip"] = "error"
     """skip: write rejected rows with their reasons to rejected.jsonl of the run directory."""
     max_bad_share: Fraction = 0.01

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("dropped", pa.string()),
         ("held_out", pa.bool_()),
         ("near", pa.bool_()),
+        ("cut", pa.bool_()),
         ("value", pa.float32()),
         ("lengths", pa.list_(pa.int32())),
         ("ids", pa.list_(pa.int32())),
@@ -173,6 +174,7 @@ def _row(row: Row, recipe: Recipe, renderer: Renderer) -> dict[str, Any]:
         return made | {"dropped": tokens.reason}
     return made | {
         "value": value_of(row),
+        "cut": any(one.cut for one in tokens),
         "lengths": [len(one.ids) for one in tokens],
         "ids": [token for one in tokens for token in one.ids],
         "trained": [each for one in tokens for each in one.trained],
@@ -186,7 +188,7 @@ def value_of(row: Row) -> float | None:
 
 
 def _empty() -> dict[str, Any]:
-    return {"problem": "", "raw": "", "dropped": "", "held_out": False, "near": False}
+    return {"problem": "", "raw": "", "dropped": "", "held_out": False, "near": False, "cut": False}
 
 
 @cache

@@ -18,7 +18,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
@@ -114,7 +114,8 @@ class Renderer:
         check_control(self._control, messages, row.tools)
         rendered = self._render(messages, row.tools)
         limit = self._data.max_tokens
-        if len(rendered.ids) > limit:
+        cut = len(rendered.ids) > limit
+        if cut:
             ends = [index + 1 for index in _assistant_turns(messages)]
             fitting = bisect_right(
                 ends, limit, key=lambda end: len(self._render(messages[:end], row.tools).ids)
@@ -125,8 +126,10 @@ class Renderer:
             rendered = self._render(messages, row.tools)
         self._check_shown(rendered.text, messages, row.tools)
         if self._data.train_on_inputs:
-            return _all_trained(rendered.ids)
-        return self._trained(rendered, messages, row.tools)
+            tokens = _all_trained(rendered.ids)
+        else:
+            tokens = self._trained(rendered, messages, row.tools)
+        return replace(tokens, cut=cut)
 
     def preference(self, row: Preference) -> tuple[Tokens, Tokens] | Dropped:
         """The prompt with the chosen answer and with the rejected one; only these are learned.

@@ -52,6 +52,8 @@ class Counts:
     held_out: int = 0
     near_duplicates: int = 0
     """Rows that differ from a validation row in case, punctuation or spaces only."""
+    cut: int = 0
+    """Conversations that lost their last turns."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> rows that are valid and do not fit."""
 
@@ -239,6 +241,7 @@ class Stream:
         counts.rows += row["rows"]
         counts.near_duplicates += row["near"]
         counts.held_out += row["held_out"]
+        counts.cut += row["cut"]
         if row["problem"]:
             counts.rejected += 1
             self.rejects.add(row["place"], row["problem"], row["raw"])

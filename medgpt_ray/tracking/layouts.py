@@ -78,5 +78,6 @@ SUPERVISED = Layout(
     faults=(
         ("rejected rows", "data/rejected", number),
         ("dropped rows", "data/dropped", number),
+        ("cut rows", "data/cut", number),
     ),
 )

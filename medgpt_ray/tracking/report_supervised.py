@@ -25,6 +25,7 @@ _UNITS = ("tokens", "pairs", "examples")
 _FATES = (
     ("rejected", "cannot be read as rows of their format", _MANY),
     ("dropped", "valid, but too long for data.max_tokens", _MANY),
+    ("cut", "trained on without their last turns, too long for data.max_tokens", _MANY),
     ("held out", "measured, never trained on", 1.0),
     (
         "near duplicates",

@@ -380,6 +380,7 @@ def test_too_long_conversations_lose_whole_turns_from_the_end(named: Any, name: 
         if fitting:
             first = messages[: fitting[-1]]
             assert result == renderer(named, template=name).conversation(Conversation(first))
+            assert tokens(result).cut == (len(first) < len(messages))
             assert tokens(result).ids == template_ids(named, first)
         else:
             reason = f"the first exchange is longer than data.max_tokens ({limit})"

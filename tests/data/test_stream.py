@@ -55,12 +55,13 @@ def make_stream(
     size: int = 7,
     epochs: float = 1.0,
     steps: int | None = None,
+    stage: str = "pt",
     **settings: Any,
 ) -> Stream:
     data = SupervisedData(train=sources, **{"max_tokens": 64, "shuffle_rows": 40} | settings)
-    opened: list[SourceFiles] = [open_source(source, "pt") for source in data.train]
+    opened: list[SourceFiles] = [open_source(source, stage) for source in data.train]
     return Stream(
-        Recipe("pt", data, str(tiny), seed),
+        Recipe(stage, data, str(tiny), seed),
         opened,
         Rejects(folder / "rejected.jsonl", data),
         examples_per_step=size,
@@ -192,6 +193,20 @@ def test_bad_rows_are_skipped_counted_and_kept_aside(tiny_model: Path, tmp_path:
     source = [{"path": write(tmp_path / "many.jsonl", many)}]
     with pytest.raises(DataError, match=r"10 of 150 rows are bad, more than data.max_bad_share"):
         places(make_stream(tiny_model, tmp_path, source, on_bad_row="skip", shuffle_rows=200))
+
+
+def test_conversations_that_lose_turns_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    def talk(turns: int) -> dict[str, Any]:
+        exchange = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
+        return {"messages": exchange * turns}
+
+    source = [{"path": write(tmp_path / "a.jsonl", [talk(1), talk(9), talk(1), talk(9), talk(9)])}]
+    whole = make_stream(tiny_model, tmp_path, source, stage="sft", max_tokens=4096)
+    assert len(flat(places(whole))) == 5
+    assert whole.counts[0].cut == 0
+    stream = make_stream(tiny_model, tmp_path, source, stage="sft")
+    assert len(flat(places(stream))) == 5
+    assert (stream.counts[0].cut, stream.counts[0].rows) == (3, 5)
 
 
 def test_held_out_rows_are_a_share_by_content_wherever_they_stand(

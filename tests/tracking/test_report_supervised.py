@@ -235,6 +235,7 @@ def test_numbers_that_are_not_finite_are_alarms(make_run: MakeRun) -> None:
     [
         ({"data/rejected": 60.0}, "3 rejected: 60 rows, 6.0% of those read cannot be read"),
         ({"data/dropped": 800.0}, "3 dropped: 800 rows, 80% of those read valid, but too long"),
+        ({"data/cut": 80.0}, "3 cut: 80 rows, 8.0% of those read trained on without their last"),
         ({"data/near_duplicates": 1.0}, "3 near duplicates: 1 rows, 0.1% of those read trained on"),
         ({"data/rejected": 50.0, "data/dropped": 50.0, "data/held_out": 900.0}, "None: "),
     ],
