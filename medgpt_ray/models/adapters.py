@@ -73,7 +73,8 @@ def add_in_place(network: Any) -> None:
 
 
 class _InPlace:
-    """What PEFT calls in place of its own sum: a `LoraVariant`, which it merges by itself."""
+    """What PEFT calls in place of its own sum, as a `LoraVariant`. It cannot merge: a learner's
+    adapters are merged by `models.weights`, written ones by PEFT in a model without this."""
 
     @staticmethod
     def forward(layer: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
