@@ -8,6 +8,7 @@ the size of the data.
 """
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -275,23 +276,30 @@ class Stream:
         """(epoch, number, all works of the epoch) of the next works that are read together.
 
         Ray Data reads as far ahead as memory lets it, beside the learners: so some windows, or
-        what the steps to come can use and the window that they end in.
+        what the steps to come can use, up to where a window or the epoch ends, and one work more,
+        whose first row tells that.
         """
-        wanted = WINDOWS_AT_A_TIME * self.recipe.data.shuffle_rows
-        if self.steps is not None:
-            needed = (self.steps - self.done) * self.size + self.recipe.data.shuffle_rows
-            wanted = min(wanted, needed)
+        window = self.recipe.data.shuffle_rows
+        needed = math.inf if self.steps is None else (self.steps - self.done) * self.size
         leg: list[tuple[int, int, list[Work]]] = []
-        rows = 0.0
-        while (self.steps is not None or epoch < self.epochs) and rows < wanted:
-            order = self._order(epoch)
-            for number in range(work, len(order)):
-                leg.append((epoch, number, order))
-                rows += self._rows_in(order[number])
-                if rows >= wanted:
-                    break
-            epoch, work = epoch + 1, 0
+        rows, enough = 0.0, False
+        for item in self._works(epoch, work):
+            leg.append(item)
+            if enough:
+                break
+            _, number, order = item
+            rows += self._rows_in(order[number])
+            ends = number == len(order) - 1
+            most = min(WINDOWS_AT_A_TIME * window, needed if ends else needed + window)
+            enough = rows >= most
         return leg
+
+    def _works(self, epoch: int, work: int) -> Iterator[tuple[int, int, list[Work]]]:
+        """(epoch, number, all works of the epoch) from one work on, endless for a run of steps."""
+        while self.steps is not None or epoch < self.epochs:
+            order = self._order(epoch)
+            yield from ((epoch, number, order) for number in range(work, len(order)))
+            epoch, work = epoch + 1, 0
 
     def _rows_in(self, work: Work) -> float:
         """About how many rows a work has; files that only reading counts are segments of their

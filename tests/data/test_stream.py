@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import pytest
 import ray
 
 from medgpt_ray.config.supervised import SupervisedData
-from medgpt_ray.data.examples import Recipe
+from medgpt_ray.data.examples import Recipe, Work
 from medgpt_ray.data.rejects import Rejects
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.data.sources import SourceFiles, open_source
-from medgpt_ray.data.stream import Stream, tasks_of
+from medgpt_ray.data.stream import Stream, read_and_tokenise, tasks_of
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -138,6 +138,28 @@ def test_after_the_last_batch_nothing_is_left(tiny_model: Path, tmp_path: Path, 
     second = places(make_stream(tiny_model, tmp_path, source, steps=rows // 7 + 4))
     if rows == 70:  # a run of so many steps goes on with the second epoch
         assert places(more) == second[10:]
+
+
+@pytest.mark.parametrize(("steps", "epochs_read"), [(2, 2), (14, 2), (15, 3), (40, 4)])
+def test_it_reads_as_many_epochs_as_the_steps_use_and_one_that_ends_them(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    epochs_read: int,
+) -> None:
+    """Ray Data reads ahead: what no step uses would take the learners' cores for nothing."""
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", 100))}]
+    read: list[int] = []
+
+    def recorded(recipe: Recipe, renderer: Any, works: Sequence[Work]) -> Iterator[Any]:
+        read.extend(work.epoch for work in works)
+        return read_and_tokenise(recipe, renderer, works)
+
+    monkeypatch.setattr("medgpt_ray.data.stream.read_and_tokenise", recorded)
+    drawn = flat(places(make_stream(tiny_model, tmp_path, source, steps=steps, shuffle_rows=4096)))
+    assert len(drawn) == len(set(drawn[:100])) + len(drawn[100:]) == 7 * steps
+    assert read == list(range(epochs_read))
 
 
 def test_spans_cover_the_run_without_a_gap(tiny_model: Path, tmp_path: Path) -> None:
