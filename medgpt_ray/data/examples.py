@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -218,30 +219,22 @@ def _drawn(salt: str, share: float, content: bytes = b"") -> bool:
 def examples_of(table: pa.Table, paired: bool) -> Iterator[tuple[dict[str, Any], list[Example]]]:
     """Each row of a table of `tokenise` without its tokens, and its examples."""
     small = table.drop_columns(["lengths", "ids", "trained"]).to_pylist()
-    columns = {name: _flat(table[name]) for name in ("lengths", "ids", "trained")}
-    for index, row in enumerate(small):
-        lengths, ids, trained = (
-            values[starts[index] : starts[index + 1]] for values, starts in columns.values()
-        )
-        ends = np.cumsum(lengths)
-        sequences = [
-            (ids[end - length : end], trained[end - length : end])
-            for end, length in zip(ends, lengths, strict=True)
-        ]
-        size = 2 if paired else 1
+    counts = pa.compute.fill_null(pa.compute.list_value_length(table["lengths"]), 0).to_pylist()
+    lengths, ids, trained = (_values(table[name]) for name in ("lengths", "ids", "trained"))
+    edges = pairwise([0, *np.cumsum(lengths).tolist()])
+    sequences = ((ids[start:end], trained[start:end]) for start, end in edges)
+    size = 2 if paired else 1
+    for row, count in zip(small, counts, strict=True):
         value = float("nan") if row["value"] is None else row["value"]
         yield (
             row,
             [
-                Example(row["place"], tuple(sequences[at : at + size]), value)
-                for at in range(0, len(sequences), size)
+                Example(row["place"], tuple(islice(sequences, size)), value)
+                for _ in range(0, count, size)
             ],
         )
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a list column and where each row's begin; a missing list is an empty one."""
-    array = column.combine_chunks()
-    lengths = np.asarray(pa.compute.fill_null(pa.compute.list_value_length(array), 0))
-    values = array.flatten().to_numpy(zero_copy_only=False)
-    return values, np.concatenate([[0], np.cumsum(lengths)])
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """Of all lists of a column, one after the other; a missing list is an empty one."""
+    return np.asarray(column.combine_chunks().flatten())

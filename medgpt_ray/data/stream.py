@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -252,7 +253,7 @@ class Stream:
         for example in examples:
             for ids, trained in example.sequences:
                 counts.tokens += len(ids)
-                counts.trained_tokens += int(trained.sum())
+                counts.trained_tokens += int(np.count_nonzero(trained))
 
     def _rows(
         self, epoch: int, work: int, skip: int
