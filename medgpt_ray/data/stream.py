@@ -290,9 +290,9 @@ class Stream:
                 break
             _, number, order = item
             rows += self._rows_in(order[number])
-            ends = number == len(order) - 1
-            most = min(WINDOWS_AT_A_TIME * window, needed if ends else needed + window)
-            enough = rows >= most
+            epoch_ends = number == len(order) - 1
+            wanted = min(WINDOWS_AT_A_TIME * window, needed if epoch_ends else needed + window)
+            enough = rows >= wanted
         return leg
 
     def _works(self, epoch: int, work: int) -> Iterator[tuple[int, int, list[Work]]]:
