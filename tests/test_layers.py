@@ -16,6 +16,7 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers"}
         ("medgpt_ray.cli", set()),
         ("medgpt_ray.rewards", set()),
         ("medgpt_ray.algos", {"torch"}),
+        ("medgpt_ray.serving.deployment", {"ray"}),
     ],
 )
 def test_importing_all_of_it_loads_nothing_heavy(package, allowed):

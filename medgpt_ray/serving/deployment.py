@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -18,14 +18,15 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from medgpt_ray.serving import fields, versions
 from medgpt_ray.serving.assistant import Assistant
-from medgpt_ray.serving.engine import Engine, environment
 from medgpt_ray.serving.errors import Refusal
 from medgpt_ray.serving.gate import Gate
 from medgpt_ray.serving.keys import Keys
 from medgpt_ray.serving.rate import RateLimit
 from medgpt_ray.serving.request_log import RequestLog
 from medgpt_ray.serving.settings import Settings
-from medgpt_ray.serving.sources import from_index
+
+if TYPE_CHECKING:
+    from medgpt_ray.serving.engine import Engine
 
 NAME = "OpenAIServer"
 APPLICATION = f"{__name__}:application"
@@ -52,6 +53,21 @@ def application(settings: Settings) -> Application:
     return server.bind(settings)
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Of a replica: read when vLLM is imported."""
+    common = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "1",  # the replica leaves, see `_leave_with_engine`
+        "VLLM_MAX_N_SEQUENCES": str(settings.limits.completions_per_request),
+    }
+    if settings.gpus:
+        return common
+    threads = str(settings.cpus)
+    return common | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
+
+
 @serve.deployment(
     name=NAME,
     max_surge_percent=100,  # new replicas first
@@ -70,6 +86,11 @@ class OpenAIServer:
         self.engine: Engine | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
+        # Not above: before a replica starts, a task of Serve's imports this file to build the
+        # application, and would load torch for nothing.
+        from medgpt_ray.serving.engine import Engine
+        from medgpt_ray.serving.sources import from_index
+
         settings = self.settings
         keys = Keys.read(settings.api_keys) if settings.api_keys is not None else None
         self.engine = engine = await Engine.start(settings)
@@ -111,7 +132,7 @@ class OpenAIServer:
         except (TimeoutError, ray.exceptions.RayActorError):
             raise Refusal(503, "the rate limit cannot be asked", retry_after=1) from None
 
-    async def _leave_with_engine(self, engine: Engine) -> None:
+    async def _leave_with_engine(self, engine: "Engine") -> None:
         """With a dead engine every request would fail here: let Serve send them elsewhere."""
         while not engine.client.errored:
             await asyncio.sleep(0.1)

@@ -26,21 +26,6 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM has kernels for."""
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Of a process that calls `start`: read when vLLM is imported."""
-    common = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "1",  # the replica itself leaves, see deployment.py
-        "VLLM_MAX_N_SEQUENCES": str(settings.limits.completions_per_request),
-    }
-    if settings.gpus:
-        return common
-    threads = str(settings.cpus)
-    return common | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
-
-
 def served_name(settings: Settings) -> str:
     if settings.name:
         return settings.name

@@ -11,8 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 import torch
-
-READY_SECONDS = 240
+from serving_load import READY_SECONDS
 
 
 @dataclass(frozen=True)

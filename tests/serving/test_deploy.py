@@ -14,10 +14,9 @@ import pytest
 import requests
 from clusters import ByHand, by_hand, free_ports
 from ruamel.yaml import YAML
-from serving_load import Load
+from serving_load import READY_SECONDS, Load
 
 MANIFEST = Path(__file__).parents[2] / "serve" / "openai.yaml"
-READY_SECONDS = 240
 
 
 @dataclass(frozen=True)

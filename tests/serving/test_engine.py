@@ -7,7 +7,8 @@ from pathlib import Path
 
 START = """
 import asyncio, os, sys
-from medgpt_ray.serving.engine import Engine, environment
+from medgpt_ray.serving.deployment import environment
+from medgpt_ray.serving.engine import Engine
 from medgpt_ray.serving.settings import Settings
 
 if __name__ == "__main__":
