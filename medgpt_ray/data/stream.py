@@ -281,7 +281,7 @@ class Stream:
         whose first row tells that.
         """
         window = self.recipe.data.shuffle_rows
-        needed = math.inf if self.steps is None else (self.steps - self.done) * self.size
+        needed = math.inf if self.steps is None else self._rows_for(self.steps - self.done)
         leg: list[tuple[int, int, list[Work]]] = []
         rows, enough = 0.0, False
         for item in self._works(epoch, work):
@@ -294,6 +294,13 @@ class Stream:
             wanted = min(WINDOWS_AT_A_TIME * window, needed if epoch_ends else needed + window)
             enough = rows >= wanted
         return leg
+
+    def _rows_for(self, steps: int) -> float:
+        """About how many rows steps use up, by how many examples the rows so far have made."""
+        rows, examples = (
+            sum(getattr(c, what) for c in self.counts) for what in ("rows", "examples")
+        )
+        return steps * self.size * (rows / examples if examples else 1.0)
 
     def _works(self, epoch: int, work: int) -> Iterator[tuple[int, int, list[Work]]]:
         """(epoch, number, all works of the epoch) from one work on, endless for a run of steps."""

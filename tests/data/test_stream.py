@@ -163,6 +163,27 @@ def test_it_reads_as_many_epochs_as_the_steps_use_and_one_that_ends_them(
     assert read == list(range(epochs_read))
 
 
+def test_where_few_rows_make_examples_it_reads_more_of_them_at_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading starts an execution of Ray Data, for which the learners wait."""
+    source = [{"path": write(tmp_path / "a.jsonl", texts("a", 100))}]
+    epochs: list[int] = []
+
+    def recorded(recipe: Recipe, renderer: Any, works: Sequence[Work]) -> Iterator[Any]:
+        epochs.append(len(works))
+        return read_and_tokenise(recipe, renderer, works)
+
+    monkeypatch.setattr("medgpt_ray.data.stream.read_and_tokenise", recorded)
+    stream = make_stream(tiny_model, tmp_path, source, steps=40, validation={"share": 0.8})
+    assert len(flat(places(stream))) == 7 * 40
+    (counts,) = stream.counts
+    epochs_used = 7 * 40 / (counts.examples / counts.rows * 100)
+    assert epochs_used > 10
+    assert len(epochs) <= 3, epochs
+    assert sum(epochs) <= epochs_used + 3
+
+
 def test_spans_cover_the_run_without_a_gap(tiny_model: Path, tmp_path: Path) -> None:
     source = [{"path": write(tmp_path / "a.jsonl", texts("a", 50))}]
     for settings in ({"epochs": 1.5}, {"steps": 9}):
