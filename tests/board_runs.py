@@ -94,7 +94,7 @@ def board(folder: Path, *options: str, log: Path) -> Iterator[tuple[str, subproc
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         for line in log.read_text().splitlines():
             if line.startswith("open http") and "token=" in line:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECONDS = 240
+SECONDS = 600
 
 
 def run_ranks(job: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:

@@ -18,7 +18,7 @@ import psutil
 
 from medgpt_ray.config.loader import load
 
-SECONDS = 280
+SECONDS = 600
 """The longest a test waits for a run."""
 
 REWARDS = Path(__file__).with_name("tiny_rewards.py")

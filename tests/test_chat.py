@@ -101,7 +101,7 @@ def test_lines_through_a_pipe(taught_model: Path, tmp_path: Path) -> None:
         input="\n".join(lines),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         input="",
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 2
     assert done.stderr == f"{tmp_path}: holds no config.json, so it is no HF model directory\n"

@@ -51,7 +51,7 @@ def cli(*arguments: str, key: str = "") -> tuple[int, str, str]:
         [sys.executable, "-m", "medgpt_ray.cli", "eval", *arguments],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         env=environment,
         check=False,
     )

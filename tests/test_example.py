@@ -54,7 +54,7 @@ def test_it_runs_and_is_short(tiny_model: Path, tmp_path: Path) -> None:
         [sys.executable, str(EXAMPLE), str(tiny_model), str(prompts)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=True,
     )
     assert done.stdout.count("reward") == 20

@@ -24,7 +24,7 @@ from medgpt_ray.models.chat_model import ChatModel, Sampling
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-SECONDS = 250
+SECONDS = 600
 SETTINGS = Settings(None, 0.0, 1.0, 24, 0, "float32", 2)
 
 

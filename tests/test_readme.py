@@ -43,7 +43,7 @@ def test_commands_are_accepted(command: str, tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         env={**os.environ, "COLUMNS": "120"},
         check=False,
     )

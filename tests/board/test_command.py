@@ -20,7 +20,7 @@ from medgpt_ray.tracking.rundir import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-SECONDS = 200
+SECONDS = 600
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 import random
 from pathlib import Path
 
-import pytest
 from chaos import SETTINGS, check, stormy
 from runs import train_here, write_run
 
 
-@pytest.mark.timeout(900)
 def test_random_kills_change_nothing(ray_here: None, tiny_model: Path, tmp_path: Path) -> None:
     train_here(write_run(tmp_path / "calm", tiny_model, **SETTINGS))
     told = stormy(tmp_path / "stormy", tiny_model, SETTINGS, random.Random(7), kills=3)

@@ -8,8 +8,6 @@ import pytest
 from runs import finish, records, start, steps, train_here, wait_for_step, write_run
 from supervised_runs import write_supervised
 
-pytestmark = pytest.mark.timeout(900)
-
 
 def write_pipeline(folder: Path, tiny: Path) -> Path:
     rm = write_supervised(folder / "a", tiny, "rm", epochs=1, data={"validation": {"share": 0.2}})

@@ -146,7 +146,6 @@ def test_a_replay_names_the_first_stage_that_differs(run: Path) -> None:
     assert "step 16: advantage is the first stage that differs" in output
 
 
-@pytest.mark.timeout(600)
 def test_dead_roles_and_a_killed_driver_change_nothing(
     run: Path, settings: dict, tiny_model: Path, tmp_path: Path
 ) -> None:
