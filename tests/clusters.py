@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-STARTS_S, STOPS_S = 90, 5
+STARTS_S, STOPS_S = 300, 5
 UNSHARE = "unshare --map-root-user --mount --uts"
 
 

@@ -51,7 +51,7 @@ def test_help_takes_less_than_a_second() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=300,
         )
         times.append(time.perf_counter() - start)
         if times[-1] < 1:
@@ -67,7 +67,7 @@ def test_mistakes_in_a_configuration_are_told_on_stderr(tmp_path: Path, file: Pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -284,7 +284,7 @@ def test_env_imports_none_of_what_it_lists() -> None:
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     heavy = {"torch", "vllm", "ray", "transformers", "peft", "deepspeed", "bitsandbytes"}
     assert not heavy & set(done.stdout.split())

@@ -235,7 +235,7 @@ def test_formats_that_are_not_known(
         [*command, "--output", str(tmp_path / "out"), option, value],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"{option}: '{value}' is none of ")

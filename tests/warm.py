@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 SOCKET = "MEDGPT_TESTS_WARM_SOCKET"
-STARTS_S = 120
+STARTS_S = 300
 ASKS_S = 30
 
 LIBRARIES = (

@@ -20,6 +20,6 @@ HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "peft", "numpy"}
 def test_import_is_light(module: str, also_without: set[str]) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert not (HEAVY | also_without) & set(done.stdout.split())

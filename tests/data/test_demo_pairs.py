@@ -17,7 +17,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 def test_the_script_writes_what_is_shipped(tmp_path: Path) -> None:
     script = FOLDER / "make_pipeline.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=300)
     for name in ("notes_text.jsonl", "notes_pairs.jsonl"):
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes()
 

@@ -39,7 +39,7 @@ def cluster() -> Iterator[None]:
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.01)

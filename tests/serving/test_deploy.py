@@ -45,7 +45,7 @@ def deploy(cluster: ByHand, manifest: Path) -> None:
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
