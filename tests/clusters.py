@@ -82,8 +82,8 @@ def _node(command: list[str], environment: dict[str, str], log: Path) -> Iterato
     try:
         deadline = time.monotonic() + STARTS_S
         while "Ray runtime started" not in log.read_text():
-            assert node.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+            assert node.poll() is None, _told(log)
+            assert time.monotonic() < deadline, _told(log)
             time.sleep(0.1)
         yield
     finally:
@@ -96,6 +96,11 @@ def _node(command: list[str], environment: dict[str, str], log: Path) -> Iterato
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         node.wait()
+
+
+def _told(log: Path) -> str:
+    """What this node has printed, and those before it."""
+    return "\n".join(each.read_text() for each in sorted(log.parent.glob("*.log")))
 
 
 def can_unshare() -> bool:
