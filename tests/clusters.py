@@ -110,8 +110,12 @@ def can_unshare() -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Nothing listens there, and the kernel gives nobody one of them before it is used: two servers
+    of Ray would share it, each answering some of the calls."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)  # the first that it gives is 32,768
+        with socket.socket() as each, suppress(OSError):
+            each.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
