@@ -206,8 +206,8 @@ class Stream:
         return window.epoch + min(rows / self.rows_per_epoch, 1.0)
 
     def _nothing_left(self) -> str:
-        causes = [f"{sum(c.rejected for c in self.counts)} rows are bad"]
-        causes += [f"{sum(c.held_out for c in self.counts)} are held out for validation"]
+        causes = [f"{self._total('rejected')} rows are bad"]
+        causes += [f"{self._total('held_out')} are held out for validation"]
         for counts in self.counts:
             causes += [f"{count}: {reason}" for reason, count in counts.dropped.items()]
         return f"data.train: no row is left to train on ({'; '.join(causes)})"
@@ -233,11 +233,12 @@ class Stream:
             yield self._checked(window)
 
     def _checked(self, window: Window) -> Window:
-        rejected, rows = (
-            sum(getattr(c, what) for c in self.counts) for what in ("rejected", "rows")
-        )
-        self.rejects.check(rejected, rows, whole=window.last)
+        self.rejects.check(self._total("rejected"), self._total("rows"), whole=window.last)
         return window
+
+    def _total(self, what: str) -> int:
+        """A count of all sources together."""
+        return sum(getattr(counts, what) for counts in self.counts)
 
     def _count(self, counts: Counts, row: dict[str, Any], examples: list[Example]) -> None:
         counts.rows += row["rows"]
@@ -297,10 +298,8 @@ class Stream:
 
     def _rows_for(self, steps: int) -> float:
         """About how many rows steps use up, by how many examples the rows so far have made."""
-        rows, examples = (
-            sum(getattr(c, what) for c in self.counts) for what in ("rows", "examples")
-        )
-        return steps * self.size * (rows / examples if examples else 1.0)
+        examples = self._total("examples")
+        return steps * self.size * (self._total("rows") / examples if examples else 1.0)
 
     def _works(self, epoch: int, work: int) -> Iterator[tuple[int, int, list[Work]]]:
         """(epoch, number, all works of the epoch) from one work on, endless for a run of steps."""
