@@ -110,8 +110,8 @@ def can_unshare() -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Nothing listens there, and the kernel gives nobody one of them before it is used: two servers
-    of Ray would share it, each answering some of the calls."""
+    """Nothing listens there, and the kernel gives nobody one of them before it is used: a head of
+    Ray whose port is taken does not start."""
     found: set[int] = set()
     while len(found) < count:
         port = 20_000 + secrets.randbelow(12_000)  # the first that it gives is 32,768
