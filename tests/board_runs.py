@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clusters import free_ports
+from runs import SECONDS
 
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.tracking.metrics import MetricsLog
@@ -94,7 +95,7 @@ def board(folder: Path, *options: str, log: Path) -> Iterator[tuple[str, subproc
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         for line in log.read_text().splitlines():
             if line.startswith("open http") and "token=" in line:

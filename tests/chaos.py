@@ -71,7 +71,7 @@ def stormy(
     config = write_run(folder, tiny, **settings)
     victims = [*VICTIMS, *(["CriticWorker"] if settings.get("stage") == "ppo" else [])]
     process, told = start(config), []
-    deadline = time.monotonic() + 2 * SECONDS
+    deadline = time.monotonic() + SECONDS
     while len(told) < kills and process.poll() is None:
         assert time.monotonic() < deadline, f"hangs after {told}"
         step = draw.randint(0, settings["steps"] - 1)
@@ -91,7 +91,7 @@ def stormy(
         elif not kill(process.pid, f"ray::{victim}"):
             continue
         told.append(f"{victim} after step {done}")
-    status, output = finish(process, 2 * SECONDS)
+    status, output = finish(process)
     assert status == 0, f"{told}\n{output}"
     return told
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECONDS = 600
+from runs import SECONDS
 
 
 def run_ranks(job: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:

@@ -19,7 +19,8 @@ import psutil
 from medgpt_ray.config.loader import load
 
 SECONDS = 600
-"""The longest a test waits for a run."""
+"""The longest a test waits for what it has started: this ends what hangs, not what a loaded machine
+slows down."""
 
 REWARDS = Path(__file__).with_name("tiny_rewards.py")
 

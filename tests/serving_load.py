@@ -8,10 +8,6 @@ from contextlib import contextmanager
 
 import openai
 
-READY_SECONDS = 600
-"""Of a new replica, at most: it imports vLLM in three processes, one after another, beside a loaded
-one and whatever else the machine does."""
-
 
 class Load:
     """Four callers, about twelve requests a second; what each version said."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import SECONDS
 from taught import ADAPTED, FEVER, IRON, ZINC
 
 from medgpt_ray.chat import Session
@@ -101,7 +102,7 @@ def test_lines_through_a_pipe(taught_model: Path, tmp_path: Path) -> None:
         input="\n".join(lines),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -117,7 +118,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         input="",
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
     )
     assert done.returncode == 2
     assert done.stderr == f"{tmp_path}: holds no config.json, so it is no HF model directory\n"

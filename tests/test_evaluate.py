@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from runs import SECONDS
 from supervised_runs import conversations
 
 from medgpt_ray.config.loader import ConfigError
@@ -51,7 +52,7 @@ def cli(*arguments: str, key: str = "") -> tuple[int, str, str]:
         [sys.executable, "-m", "medgpt_ray.cli", "eval", *arguments],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
         env=environment,
         check=False,
     )

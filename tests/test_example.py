@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import steps, train, write_run
+from runs import SECONDS, steps, train, write_run
 
 from medgpt_ray.tracking.samples import read_samples
 
@@ -54,7 +54,7 @@ def test_it_runs_and_is_short(tiny_model: Path, tmp_path: Path) -> None:
         [sys.executable, str(EXAMPLE), str(tiny_model), str(prompts)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
         check=True,
     )
     assert done.stdout.count("reward") == 20

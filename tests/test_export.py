@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from runs import SECONDS
 from safetensors import SafetensorError
 from taught import ADAPTED, copy, messages
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -235,7 +236,7 @@ def test_formats_that_are_not_known(
         [*command, "--output", str(tmp_path / "out"), option, value],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"{option}: '{value}' is none of ")

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from runs import processes_of
+from runs import SECONDS, processes_of
 from taught import CONVERSATIONS, messages
 
 from medgpt_ray.config.schema import Model
@@ -24,7 +24,6 @@ from medgpt_ray.models.chat_model import ChatModel, Sampling
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-SECONDS = 600
 SETTINGS = Settings(None, 0.0, 1.0, 24, 0, "float32", 2)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import SECONDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,7 +44,7 @@ def test_commands_are_accepted(command: str, tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
         env={**os.environ, "COLUMNS": "120"},
         check=False,
     )

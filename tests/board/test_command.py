@@ -14,13 +14,12 @@ import httpx
 import pytest
 from board_runs import board, events, log_steps
 from browser import Browser, chromium
+from runs import SECONDS
 from taught import FEVER, IRON
 
 from medgpt_ray.tracking.rundir import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("warm")
-
-SECONDS = 600
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from clusters import ByHand, by_hand, can_unshare
-from runs import called, steps, write_run
+from runs import SECONDS, called, steps, write_run
 from supervised_runs import write_supervised
 
 from medgpt_ray.tracking.checkpoints import Checkpoints
@@ -37,7 +37,7 @@ def command(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
         check=False,
     )
 
@@ -153,7 +153,7 @@ def interrupted(cluster: ByHand, folder: Path, *words: str) -> tuple[int, str]:
     assert following.stdout
     following.stdout.readline()
     following.send_signal(signal.SIGINT)
-    _, errors = following.communicate(timeout=600)
+    _, errors = following.communicate(timeout=120)
     return following.returncode, errors
 
 
@@ -178,7 +178,7 @@ def test_a_job_of_ours_stops_with_a_checkpoint(
     assert started.returncode == 0, started.stderr
     job = started.stdout.strip()
     assert re.fullmatch(r"raysubmit_\w+", job)
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + SECONDS
     while len(steps(tmp_path / "run")) < 3:
         assert time.monotonic() < deadline
         time.sleep(1)

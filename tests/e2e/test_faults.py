@@ -117,7 +117,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
         env={key: value for key, value in os.environ.items() if key != "RAY_RUNTIME_ENV_HOOK"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=SECONDS,
         check=False,
     )
     assert done.returncode not in (0, 32), done.stdout + done.stderr

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from runs import called, finish, merged, records, start, steps, wait_for_step
+from runs import SECONDS, called, finish, merged, records, start, steps, wait_for_step
 from supervised_runs import conversations, write_supervised
 
 from medgpt_ray import supervised
@@ -39,7 +39,7 @@ def cluster() -> Iterator[None]:
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + SECONDS
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.01)

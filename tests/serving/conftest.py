@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 import torch
-from serving_load import READY_SECONDS
+from runs import SECONDS
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Server:
 
     def update(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         with self.updating(*arguments) as process:
-            out, err = process.communicate(timeout=READY_SECONDS)
+            out, err = process.communicate(timeout=SECONDS)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -111,7 +111,7 @@ def server(models: Models, tmp_path_factory: pytest.TempPathFactory):
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     found = Server(port, process.pid, cache, log_file, requests)
     try:
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + SECONDS
         while "serving tiny" not in found.log.read_text():
             assert process.poll() is None, found.log.read_text()
             assert time.monotonic() < deadline, found.log.read_text()

@@ -14,7 +14,8 @@ import pytest
 import requests
 from clusters import ByHand, by_hand, free_ports
 from ruamel.yaml import YAML
-from serving_load import READY_SECONDS, Load
+from runs import SECONDS
+from serving_load import Load
 
 MANIFEST = Path(__file__).parents[2] / "serve" / "openai.yaml"
 
@@ -80,7 +81,7 @@ def deployed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yaml.dump(manifest, file)
     with by_hand(cpus=4) as cluster:
         deploy(cluster, folder / "openai.yaml")
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + SECONDS
         while (now := status(cluster)) != "RUNNING":
             assert now != "DEPLOY_FAILED"
             assert time.monotonic() < deadline, now
@@ -112,7 +113,7 @@ def test_one_of_two_engines_dies_and_the_other_answers(deployed: Deployed) -> No
     assert seconds < 30, "the other one goes on"
     assert all("Error code: 5" in failure for failure in load.failures), load.failures
     assert len(load.failures) < 15
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + SECONDS
     while len(deployed.engines()) < 2:
         assert time.monotonic() < deadline, "the dead one is not replaced"
         time.sleep(1)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from runs import SECONDS
+
 START = """
 import asyncio, os, sys
 from medgpt_ray.serving.deployment import environment
@@ -23,7 +25,9 @@ def test_why_it_does_not_start_is_told(tiny_model: Path, tmp_path: Path) -> None
     script.write_text(START)
     with out.open("wb") as stdout, err.open("wb") as stderr:
         command = [sys.executable, str(script), str(tiny_model)]
-        done = subprocess.run(command, stdout=stdout, stderr=stderr, env=os.environ, timeout=600)
+        done = subprocess.run(
+            command, stdout=stdout, stderr=stderr, env=os.environ, timeout=SECONDS
+        )
     assert done.returncode == 1
     told = next(line for line in err.read_text().splitlines() if line.startswith("medgpt_ray."))
     assert f"ModelError: {tiny_model}: vLLM does not start: ValueError: No available memory" in told

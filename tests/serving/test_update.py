@@ -9,8 +9,8 @@ import time
 
 import openai
 import pytest
-from runs import called, processes_of
-from serving_load import READY_SECONDS, Load
+from runs import SECONDS, called, processes_of
+from serving_load import Load
 
 from medgpt_ray.retrieval.build import build
 from medgpt_ray.retrieval.embedding import EMBEDDED, Embedder
@@ -80,7 +80,7 @@ def test_an_interrupted_update_changes_nothing(server, models):
     record = server.cache / "serve" / f"{server.port}.json"
     before = record.read_text()
     with server.updating(str(models.other)) as update:
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + SECONDS
         while not called("ray::ServeReplica", processes_of(server.pid))[1:]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -119,7 +119,7 @@ def test_a_killed_engine_fails_only_what_it_had_in_work(server):
     with Load(server.client("key-of-load"), "tiny").running() as load:
         time.sleep(2)
         engine.kill()
-        before, deadline = load.answers, time.monotonic() + READY_SECONDS
+        before, deadline = load.answers, time.monotonic() + SECONDS
         while load.answers < before + 20 and time.monotonic() < deadline:
             time.sleep(0.2)
     assert load.answers >= before + 20
