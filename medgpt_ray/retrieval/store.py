@@ -6,10 +6,12 @@ often cannot load extensions.
 """
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 import numpy as np
@@ -61,11 +63,16 @@ class Facts:
 
 
 class Store:
-    """`open` for reading, `create` for a new file; changes within `write` are made all or none."""
+    """`open` for reading, `create` for a new file; changes within `write` are made all or none.
+
+    Threads may read at once; one alone may write.
+    """
 
     def __init__(self, connection: apsw.Connection, facts: Facts) -> None:
         self.facts = facts
         self._connection = connection
+        self._reading = threading.Lock()
+        """Of two threads on a connection, `apsw` refuses one now and then."""
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> "Store":
@@ -103,7 +110,7 @@ class Store:
 
     def files(self) -> dict[str, str]:
         """SHA-256 of every file in the index, by path."""
-        return dict(self._connection.execute("select path, sha256 from files order by path"))
+        return dict(self._read("select path, sha256 from files order by path"))
 
     def add(self, path: str, sha256: str, entries: Iterable[tuple[Chunk, Vector]]) -> int:
         run = self._connection.execute
@@ -143,14 +150,14 @@ class Store:
         self._connection.execute(query, (json.dumps(calibration),))
 
     def __len__(self) -> int:
-        (count,) = next(iter(self._connection.execute("select count(*) from chunks")))
+        ((count,),) = self._read("select count(*) from chunks")
         return int(count)
 
     def chunk(self, id: int) -> tuple[str, Chunk]:
         """Path of the file, and the chunk."""
         columns = "path, text, heading, first_page, first_line, last_page, last_line"
         query = f"select {columns} from chunks join files on files.id = file where chunks.id = ?"
-        path, text, heading, *places = next(iter(self._connection.execute(query, (id,))))
+        ((path, text, heading, *places),) = self._read(query, (id,))
         return path, Chunk(text, tuple(json.loads(heading)), Place(*places[:2]), Place(*places[2:]))
 
     def by_terms(self, words: Sequence[str], count: int) -> list[int]:
@@ -168,7 +175,7 @@ class Store:
     def cosines(self, vector: Vector, ids: Sequence[int]) -> dict[int, float]:
         marks = ", ".join("?" * len(ids))
         query = f"select id, 1 - vec_distance_cosine(vector, ?) from vectors where id in ({marks})"
-        return dict(self._connection.execute(query, (vector.tobytes(), *ids)))
+        return dict(self._read(query, (vector.tobytes(), *ids)))
 
     def with_term(self, word: str) -> set[int]:
         """Ids of the chunks with `word`, in any of its forms."""
@@ -179,10 +186,14 @@ class Store:
         were removed may have had them alone."""
         query = """select word from words where word >= ? and word < ? || char(1114111)
             and abs(length(word) - length(?)) <= 1"""
-        return [found for (found,) in self._connection.execute(query, (word[0], word[0], word))]
+        return [found for (found,) in self._read(query, (word[0], word[0], word))]
 
     def _ids(self, query: str, values: Sequence[object]) -> list[int]:
-        return [id for (id,) in self._connection.execute(query, values)]
+        return [id for (id,) in self._read(query, values)]
+
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._reading:
+            return list(self._connection.execute(query, tuple(values)))
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:

@@ -155,7 +155,7 @@ def test_no_message_keeps_the_guard_busy(text):
 
 def test_no_request_keeps_the_guard_busy() -> None:
     doses = " ".join(f"{number + 0.5} mg" for number in range(1200))
-    started = time.monotonic()
+    began = time.process_time()
     case = examine([{"role": "user", "content": doses}] * 20)
     assert case.caution(" ".join(f"{number} mg" for number in range(1500)))
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - began < 5

@@ -99,6 +99,20 @@ def test_threads_share_an_index(index: Index) -> None:
         assert list(pool.map(index.search, questions)) == alone
 
 
+def test_many_threads_read_a_store_at_once(index: Index) -> None:
+    vector = index.question("stroke").vector
+
+    def read(word: str) -> list[object]:
+        store = index.store
+        nearest = [store.by_vector(vector, 9) for _ in range(20)]
+        return [nearest, len(store), store.by_terms([word], 9), store.with_term(word)]
+
+    words = ["stroke", "iron", "gout"] * 50
+    alone = [read(word) for word in words[:3]] * 50
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, words)) == alone
+
+
 def test_a_moved_model_is_found_by_its_new_path(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("Colchicine helps gout.\n")
