@@ -77,9 +77,9 @@ def test_within_a_tag() -> None:
     ],
 )
 def test_expressions_that_would_take_for_ever_score_nothing_at_once(reply: str) -> None:
-    started = time.monotonic()
+    began = time.process_time()
     assert math_match("", f"\\boxed{{{reply}}}", {"answer": "5"}) == 0.0
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_another_thread_can_use_it() -> None:

@@ -69,6 +69,6 @@ def test_a_general_question_with_a_patient_in_it_is_an_emergency() -> None:
 
 @pytest.mark.parametrize("piece", ["pregnan", "bleedwpregnan", "bleed ", "took 40 ", "头"])
 def test_long_messages_are_read_in_time(piece: str) -> None:
-    started = time.monotonic()
+    began = time.process_time()
     found((piece * 10_000)[:10_000])
-    assert time.monotonic() - started < 2.0
+    assert time.process_time() - began < 2.0
