@@ -18,7 +18,7 @@ from medgpt_ray.config.schema import RlRun
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 from medgpt_ray.preflight_machine import kv_cache, memory, nearest_folder, resources
 from medgpt_ray.tracking.checkpoints import Checkpoints
-from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
+from medgpt_ray.tracking.rundir import RunDirectory
 from medgpt_ray.types import Prompt
 
 RESUME_MAY_CHANGE = (
@@ -151,12 +151,22 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
                 f"{before.get(key)!r}: put that back, or choose another output_dir"
             )
     for file in json.loads(run.lineage.read_text(encoding="utf-8"))["data"]:
-        path = Path(file["path"])
-        if path.is_file() and file_sha256(path) != file["sha256"]:
+        if _sha256(file["path"]) not in (file["sha256"], None):
             yield (
-                f"data: {path} has changed since the run in {run.path} began: put it back as it "
-                "was, or choose another output_dir"
+                f"data: {file['path']} has changed since the run in {run.path} began: put it back "
+                "as it was, or choose another output_dir"
             )
+
+
+def _sha256(path: str) -> str | None:
+    """None where nothing is there, which opening the data tells."""
+    from medgpt_ray.data.files import content_sha256
+    from medgpt_ray.data.rows import DataError
+
+    try:
+        return content_sha256(path)
+    except (FileNotFoundError, DataError):
+        return None
 
 
 def _prompts(config: RlRun, tokenizer: Any) -> tuple[dict[str, list[Prompt]], list[str]]:

@@ -10,7 +10,7 @@ from medgpt_ray.actors.sync.audit import WeightAuditError
 from medgpt_ray.actors.wait import RoleDied, RunFailed
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.controller import Controller
-from medgpt_ray.data.files import find
+from medgpt_ray.data.files import content_sha256, find
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.interrupt import Interrupted, interruptible
@@ -84,11 +84,11 @@ def _attempt(
         controller.run()
 
 
-def _data_files(config: RlRun) -> dict[str, list[str]]:
-    """Those on disk, by their use."""
+def _data_files(config: RlRun) -> dict[str, dict[str, str]]:
+    """Use -> file -> its hash."""
     paths = {"train": config.data.train, "heldout": config.data.heldout}
     return {
-        use: [file.path for file in find(path) if file.kind != "hf"] if path else []
+        use: {file.path: content_sha256(file.path) for file in find(path)} if path else {}
         for use, path in paths.items()
     }
 

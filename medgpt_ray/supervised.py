@@ -58,7 +58,7 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
     run = (
         RunDirectory.open(path)
         if resume
-        else RunDirectory.create(path, config, source, files.paths)
+        else RunDirectory.create(path, config, source, files.sha256)
     )
     config = on_this_machine(config)
     checkpoint = Checkpoints(run.checkpoints).latest() if resume else None

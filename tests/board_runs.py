@@ -14,7 +14,7 @@ from runs import SECONDS
 
 from medgpt_ray.config.schema import GrpoRun
 from medgpt_ray.tracking.metrics import MetricsLog
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 from medgpt_ray.tracking.samples import write_samples
 from medgpt_ray.types import Completion, Prompt, Sample, VersionSpan
 
@@ -60,7 +60,9 @@ def write_grpo_run(
             "rewards": [{"function": "scores:exact"}, {"function": "scores:brevity"}],
         }
     )
-    run = RunDirectory.create(path, config, "stage: grpo\n", {"train": [str(data)]})
+    run = RunDirectory.create(
+        path, config, "stage: grpo\n", {"train": {str(data): file_sha256(data)}}
+    )
     for step, found in samples.items():
         write_samples(run.samples_file(step), found)
     for step, found in heldout.items():

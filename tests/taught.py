@@ -16,7 +16,7 @@ from medgpt_ray.models.export import save_adapter, save_model
 from medgpt_ray.models.load import load_policy, open_tokenizer
 from medgpt_ray.models.policy import Policy
 from medgpt_ray.tracking.checkpoints import Checkpoints
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 
 IRON = ("My drug is iron.", "Noted.", "Dose?", "60 mg per day.")
 ZINC = ("My drug is zinc.", "Noted.", "Dose?", "15 mg per day.")
@@ -84,7 +84,8 @@ def write_lora_run(base: Path, directory: Path) -> Path:
         model=model,
         data={"train": [{"path": str(data)}]},  # type: ignore[arg-type]
     )
-    run = RunDirectory.create(directory, config, "stage: sft\n", {"train": [str(data)]})
+    hashes = {"train": {str(data): file_sha256(data)}}
+    run = RunDirectory.create(directory, config, "stage: sft\n", hashes)
     network = load_policy(model, 0)
     learn(network, open_tokenizer(model.path, model.new_tokens), [ADAPTED], 0.003)
     checkpoints = Checkpoints(run.checkpoints)

@@ -28,7 +28,7 @@ from medgpt_ray.evaluation.server import MODEL_NAME, ServerFailed, serve
 from medgpt_ray.evaluation.subject import base_of
 from medgpt_ray.evaluation.texts import measure_texts, open_texts
 from medgpt_ray.models.tiny import write_tiny_model
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -125,7 +125,9 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
             "data": {"train": [{"path": str(data)}]},
         }
     )
-    made = RunDirectory.create(folder / "run", config, "stage: sft\n", {"train": [str(data)]})
+    made = RunDirectory.create(
+        folder / "run", config, "stage: sft\n", {"train": {str(data): file_sha256(data)}}
+    )
     write_tiny_model(made.model, seed=1)
     return made
 

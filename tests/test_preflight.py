@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from ray.cluster_utils import Cluster
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,11 +18,13 @@ from medgpt_ray.actors.plan import ModelFacts
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun, PpoRun
 from medgpt_ray.config.supervised import DpoRun, SftRun
+from medgpt_ray.data import hub
+from medgpt_ray.data.opening import find_data
 from medgpt_ray.export import export
 from medgpt_ray.models import load
 from medgpt_ray.models.load import open_tokenizer
 from medgpt_ray.preflight import PreflightError, check
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 
 Make = Callable[..., GrpoRun]
 
@@ -394,10 +397,27 @@ class TestOutputDirectory:
     ) -> None:
         config, file = make(), tmp_path / "answers.jsonl"
         file.write_text('{"question": "Dose?", "answer": "500 mg"}')
-        RunDirectory.create(config.output_dir, config, "stage: grpo\n", {"train": [str(file)]})
+        RunDirectory.create(
+            config.output_dir, config, "stage: grpo\n", {"train": {str(file): file_sha256(file)}}
+        )
         check(config, resume=True)
         file.write_text('{"question": "Dose?", "answer": "50 mg"}')
         only(rf"^data: {file} has changed since the run", problems(config, resume=True))
+
+    def test_other_rows_of_the_same_data_set_are_a_different_run(
+        self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        file, name = tmp_path / "set" / "train.jsonl", f"hf:{tmp_path}/set"
+        file.parent.mkdir()
+        file.write_text('{"question": "Dose?", "answer": "500 mg"}')
+        config = sft(tiny_model, tmp_path, train=[{"path": name}])
+        hashes = find_data(config).sha256
+        RunDirectory.create(config.output_dir, config, "stage: sft\n", hashes)
+        check(config, resume=True)
+        file.write_text('{"question": "Dose?", "answer": "50 mg"}')
+        hub.load.cache_clear()
+        only(rf"^data: {name}:train has changed since the run", problems(config, resume=True))
 
     def test_one_reward_more_is_a_different_run(self, make: Make) -> None:
         self.begin(make())

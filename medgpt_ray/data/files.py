@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from medgpt_ray.data import hub
 from medgpt_ray.data.rows import DataError
+from medgpt_ray.tracking.rundir import file_sha256
 
 Kind = Literal["json", "jsonl", "parquet", "txt", "hf"]
 
@@ -91,6 +92,11 @@ def find(path: str) -> list[DataFile]:
     for file in files:
         unique.setdefault(os.path.realpath(file.path), file)
     return list(unique.values())
+
+
+def content_sha256(path: str) -> str:
+    """Of a file, or of what `hf:NAME:SPLIT` holds."""
+    return hub.sha256(path) if path.startswith("hf:") else file_sha256(Path(path))
 
 
 def _below(path: Path) -> list[DataFile]:

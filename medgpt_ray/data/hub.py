@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, by name."""
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ def load(path: str) -> "Dataset":
     name, _, config = whole.partition("@")
     with _hub_faults(path) as datasets:
         return datasets.load_dataset(name, config or None, split=split)
+
+
+def sha256(path: str) -> str:
+    """Of the rows of a split, as Arrow keeps them."""
+    digest = hashlib.sha256()
+    for batch in load(path).data.to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -75,10 +75,10 @@ class DataFiles:
     validation: SourceFiles | None
 
     @property
-    def paths(self) -> dict[str, list[str]]:
-        """For the lineage: what was trained on, and what measured it."""
-        train = [path for source in self.train for path in source.files]
-        return {"train": train, "validation": self.validation.files if self.validation else []}
+    def sha256(self) -> dict[str, dict[str, str]]:
+        """Use -> file -> its hash: what is trained on, and what measures it."""
+        train = {path: sha for source in self.train for path, sha in source.sha256.items()}
+        return {"train": train, "validation": self.validation.sha256 if self.validation else {}}
 
 
 def find_data(config: SupervisedRun) -> DataFiles:

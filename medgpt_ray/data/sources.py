@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from medgpt_ray.config.supervised import Source
-from medgpt_ray.data.files import find, one_split
+from medgpt_ray.data.files import content_sha256, find, one_split
 from medgpt_ray.data.formats import FORMATS, Reading, check_stage, reading_of
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.data.segments import Segment, read, segments
@@ -21,9 +21,9 @@ class SourceFiles:
     rows: int
 
     @property
-    def files(self) -> list[str]:
-        """Paths of the files on disk."""
-        return [path for path in self.formats if not path.startswith("hf:")]
+    def sha256(self) -> dict[str, str]:
+        """File -> its hash."""
+        return {path: content_sha256(path) for path in self.formats}
 
     @property
     def formats(self) -> dict[str, str]:

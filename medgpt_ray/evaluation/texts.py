@@ -22,7 +22,6 @@ from medgpt_ray.evaluation.summary import Measured
 from medgpt_ray.models.likelihood import Likelihood, likelihoods
 from medgpt_ray.models.load import load_frozen
 from medgpt_ray.models.packing import Sequence
-from medgpt_ray.tracking.rundir import file_sha256
 
 MICROBATCH_TOKENS = 4096
 
@@ -35,7 +34,7 @@ class Texts:
     """With the field `trained` [T]: the tokens that count."""
     path: str
     """As it was named."""
-    files: list[str]
+    files: dict[str, str]
     dropped: int
     """Rows that do not fit into the limit on tokens."""
 
@@ -77,7 +76,7 @@ def open_texts(path: str, stage: str, max_tokens: int, tokenizer: Path, limit: i
         sequences += [_sequence(one.ids, one.trained) for one in rendered]
     if not sequences:
         raise ConfigError([f"{path}: no row fits into {max_tokens} tokens: raise --max-tokens"])
-    return Texts(sequences, path, found.files, dropped)
+    return Texts(sequences, path, found.sha256, dropped)
 
 
 def _sequence(ids: tuple[int, ...], trained: tuple[bool, ...]) -> Sequence:
@@ -97,7 +96,7 @@ def measure_texts(texts: Texts, model: Subject) -> list[Measured]:
     facts = {
         "scoring": f"{by}, {sum(one.tokens for one in found):,} tokens",
         "dropped": texts.dropped,
-        "data": [{"path": file, "sha256": file_sha256(Path(file))} for file in texts.files],
+        "data": [{"path": file, "sha256": sha} for file, sha in texts.files.items()],
     }
     common = weights, texts.sha256, model.template, facts
     name = Path(texts.path).stem

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from io import StringIO
@@ -94,10 +94,11 @@ class RunDirectory:
         path: Path | str,
         config: RunConfig,
         source: str,
-        data: Mapping[str, Sequence[str]],
+        data: Mapping[str, Mapping[str, str]],
     ) -> "RunDirectory":
-        """Begin a run: `source` is the text of the file that the user wrote, `data` the files it
-        reads by their use. `config.yaml` is written last: it says that the rest is there."""
+        """Begin a run: `source` is the text of the file that the user wrote, `data` the hashes of
+        the files it reads, by use and path. `config.yaml` is written last: it says that the rest
+        is there."""
         run = cls(path)
         if run.holds_run:
             raise RunDirectoryError(
@@ -232,7 +233,7 @@ def _gpus() -> list[str]:
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
 
 
-def _describe_lineage(config: RunConfig, data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _describe_lineage(config: RunConfig, data: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     adapter = config.model.adapter
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -242,9 +243,9 @@ def _describe_lineage(config: RunConfig, data: Mapping[str, Sequence[str]]) -> d
         "adapter": adapter,
         "reference": config.reference.path if isinstance(config, DpoRun | KtoRun) else None,
         "data": [
-            {"use": use, "path": file, "sha256": file_sha256(Path(file))}
+            {"use": use, "path": file, "sha256": sha256}
             for use, files in data.items()
-            for file in files
+            for file, sha256 in files.items()
         ],
         "code": code_version(),
     }

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgpt_ray.data import json_list
-from medgpt_ray.data.files import find
+from medgpt_ray.data import hub, json_list
+from medgpt_ray.data.files import content_sha256, find
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.data.segments import Record, read, segments
 
@@ -428,6 +428,20 @@ def test_a_data_set_by_name_is_its_train_split_unless_another_is_named(data_set:
     last = records(f"hf:{data_set}:test")[-1]
     assert (last.place, last.value) == (f"hf:{data_set}:test:2", ROWS[1])
     assert [row.value for row in records(f"hf:{data_set}:train[2:4]")] == ROWS[2:4]
+
+
+def test_the_hash_of_a_data_set_is_that_of_its_rows(data_set: Path) -> None:
+    def sha256(split: str) -> str:
+        hub.load.cache_clear()
+        return content_sha256(f"hf:{data_set}:{split}")
+
+    all_rows, two_rows = sha256("train"), sha256("test")
+    assert sha256("train[:2]") == sha256("train[0:2]") != all_rows != two_rows
+    rows = [*ROWS[:-1], ROWS[0]]
+    write(data_set / "train.jsonl", lines(*rows))
+    assert sha256("train") not in (all_rows, two_rows)
+    write(data_set / "train.jsonl", lines(*ROWS))
+    assert (sha256("train"), sha256("test")) == (all_rows, two_rows)
 
 
 def test_a_data_set_of_several_configurations_asks_which(data_set: Path) -> None:

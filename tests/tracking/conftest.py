@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from medgpt_ray.config.schema import GrpoRun
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 from medgpt_ray.types import Completion, Prompt, RewardFailure, Sample, VersionSpan
 
 MakeSample = Callable[..., Sample]
@@ -31,13 +31,14 @@ def config(tmp_path: Path) -> GrpoRun:
 
 
 @pytest.fixture
-def files(config: GrpoRun) -> dict[str, list[str]]:
+def files(config: GrpoRun) -> dict[str, dict[str, str]]:
     assert config.data.heldout
-    return {"train": [config.data.train], "heldout": [config.data.heldout]}
+    named = {"train": config.data.train, "heldout": config.data.heldout}
+    return {use: {path: file_sha256(Path(path))} for use, path in named.items()}
 
 
 @pytest.fixture
-def rundir(config: GrpoRun, files: dict[str, list[str]]) -> RunDirectory:
+def rundir(config: GrpoRun, files: dict[str, dict[str, str]]) -> RunDirectory:
     return RunDirectory.create(config.output_dir, config, "stage: grpo\n", files)
 
 

@@ -14,7 +14,7 @@ from medgpt_ray.config.run import RunConfig
 from medgpt_ray.tracking.measures import STAGES
 from medgpt_ray.tracking.metrics import MetricsLog, Record
 from medgpt_ray.tracking.report import write_report
-from medgpt_ray.tracking.rundir import RunDirectory
+from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
 
 MakeRun = Callable[..., RunDirectory]
 Validations = dict[int, dict[str, float]]
@@ -37,7 +37,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             "data": data | sections.pop("data", {}),
         }
         config = TypeAdapter(RunConfig).validate_python(values | sections)
-        return RunDirectory.create(values["output_dir"], config, "", {"train": [str(file)]})
+        hashes = {"train": {str(file): file_sha256(file)}}
+        return RunDirectory.create(values["output_dir"], config, "", hashes)
 
     return make
 

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import resource
 from pathlib import Path
@@ -14,7 +13,7 @@ from medgpt_ray.tracking.rundir import (
     write_atomically,
 )
 
-Files = dict[str, list[str]]
+Files = dict[str, dict[str, str]]
 
 
 def test_a_created_run_can_be_opened_with_the_same_configuration(
@@ -30,19 +29,17 @@ def test_a_created_run_can_be_opened_with_the_same_configuration(
         assert folder.is_dir()
 
 
-def test_lineage_names_model_data_and_code(config: GrpoRun, tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "measured.jsonl")]
-    for path in paths:
-        path.write_text(path.name)
-    data = {"train": [str(paths[0]), str(paths[1])], "heldout": [str(paths[2])]}
+def test_lineage_names_model_data_and_code(config: GrpoRun) -> None:
+    data = {"train": {"a.jsonl": "0a", "hf:b:train": "0b"}, "heldout": {"measured.jsonl": "0c"}}
     run = RunDirectory.create(config.output_dir, config, "", data)
     lineage = json.loads(run.lineage.read_text())
     assert lineage["parent"] is None
     assert lineage["model"] == "models/small"
     assert lineage["stage"] == "grpo"
     assert lineage["data"] == [
-        {"use": use, "path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for use, path in zip(("train", "train", "heldout"), paths, strict=True)
+        {"use": "train", "path": "a.jsonl", "sha256": "0a"},
+        {"use": "train", "path": "hf:b:train", "sha256": "0b"},
+        {"use": "heldout", "path": "measured.jsonl", "sha256": "0c"},
     ]
     assert lineage["code"]["commit"] or lineage["code"]["version"]
 
