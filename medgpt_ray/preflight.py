@@ -85,6 +85,8 @@ def check(config: RunConfig, resume: bool) -> None:
     if facts is not None:
         problems += memory(config, facts)
         problems += kv_cache(config, facts) if isinstance(config, RlRun) else ()
+    if resume and not problems:
+        problems += _other_weights(config)
     if problems:
         raise PreflightError(problems)
 
@@ -155,6 +157,17 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
             yield (
                 f"data: {file['path']} has changed since the run in {run.path} began: put it back "
                 "as it was, or choose another output_dir"
+            )
+
+
+def _other_weights(config: RunConfig) -> Iterator[str]:
+    run = RunDirectory(config.output_dir)
+    before = json.loads(run.lineage.read_text(encoding="utf-8")).get("weights", {})
+    for key, files in preflight_models.weights(config).items():
+        if files != before.get(key, files):
+            yield (
+                f"{key}: the weights there have changed since the run in {run.path} began: put "
+                "them back, or choose another output_dir"
             )
 
 

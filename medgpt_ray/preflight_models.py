@@ -2,14 +2,19 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medgpt_ray.actors.plan import ModelFacts, PlanError, plan
+from medgpt_ray.config.paths import named_paths
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import Critic, Full, Learner, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
+from medgpt_ray.tracking.rundir import file_sha256
+
+WEIGHTS = "*.safetensors"
 
 
 def model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
@@ -39,6 +44,25 @@ def model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
     except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception for a broken file)
         problems.append(f"model.path: the tokenizer cannot be loaded: {error}")
     return facts, tokenizer, problems
+
+
+def weights(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Key of the configuration -> names of the files of weights that it means -> SHA-256.
+
+    Reads all of them, for after training nearly every number differs, but only nearly.
+    """
+    from medgpt_ray.models.load import resolve_model
+
+    files = {
+        key: sorted((Path(path) if key == "model.adapter" else resolve_model(path)).glob(WEIGHTS))
+        for key, path in named_paths(config, ("path", "adapter")).items()
+        if not key.startswith("data.")
+    }
+    with ThreadPoolExecutor() as pool:
+        return {
+            key: dict(zip((file.name for file in named), pool.map(file_sha256, named), strict=True))
+            for key, named in files.items()
+        }
 
 
 def attention(config: RunConfig) -> Iterator[str]:

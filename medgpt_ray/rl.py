@@ -5,6 +5,7 @@ start after a death. The loop itself is in `controller.py`.
 from contextlib import ExitStack
 from pathlib import Path
 
+from medgpt_ray import preflight_models
 from medgpt_ray.actors.cluster import ray_cluster, start_roles
 from medgpt_ray.actors.sync.audit import WeightAuditError
 from medgpt_ray.actors.wait import RoleDied, RunFailed
@@ -33,7 +34,9 @@ def train(config: RlRun, source: str, resume: bool) -> None:
     run = (
         RunDirectory.open(path)
         if resume
-        else RunDirectory.create(path, config, source, _data_files(config))
+        else RunDirectory.create(
+            path, config, source, _data_files(config), preflight_models.weights(config)
+        )
     )
     config = on_this_machine(config)
     with ExitStack() as stack:

@@ -61,7 +61,7 @@ def write_grpo_run(
         }
     )
     run = RunDirectory.create(
-        path, config, "stage: grpo\n", {"train": {str(data): file_sha256(data)}}
+        path, config, "stage: grpo\n", {"train": {str(data): file_sha256(data)}}, {}
     )
     for step, found in samples.items():
         write_samples(run.samples_file(step), found)

@@ -85,7 +85,7 @@ def write_lora_run(base: Path, directory: Path) -> Path:
         data={"train": [{"path": str(data)}]},  # type: ignore[arg-type]
     )
     hashes = {"train": {str(data): file_sha256(data)}}
-    run = RunDirectory.create(directory, config, "stage: sft\n", hashes)
+    run = RunDirectory.create(directory, config, "stage: sft\n", hashes, {})
     network = load_policy(model, 0)
     learn(network, open_tokenizer(model.path, model.new_tokens), [ADAPTED], 0.003)
     checkpoints = Checkpoints(run.checkpoints)

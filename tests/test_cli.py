@@ -141,7 +141,7 @@ def test_resume_needs_a_run(file: Path) -> None:
 
 def test_a_finished_run_is_not_started_again(file: Path, tmp_path: Path) -> None:
     loaded = load(file)
-    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {})
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {}, {})
     checkpoints = Checkpoints(run.checkpoints)
     checkpoints.begin(2)
     checkpoints.commit(2, {"step": 2})
@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_started_again(file: Path, tmp_path: Path) -> None
 
 def test_a_finished_run_of_epochs_is_not_started_again(tiny_model: Path, tmp_path: Path) -> None:
     loaded = load(write_supervised(tmp_path, tiny_model, "sft"))
-    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {})
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {}, {})
     assert not nothing_left(loaded.config)
     run.model.mkdir()
     run.report.write_text("")
@@ -292,7 +292,7 @@ def test_env_imports_none_of_what_it_lists() -> None:
 
 def test_a_run_that_patience_ended_is_not_trained_on(file: Path, tmp_path: Path) -> None:
     loaded = load(file, ["steps=9"])
-    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {})
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {}, {})
     Checkpoints(run.checkpoints).begin(2)
     Checkpoints(run.checkpoints).commit(2, {"step": 2})
     run.model.mkdir()

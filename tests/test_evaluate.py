@@ -126,7 +126,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
         }
     )
     made = RunDirectory.create(
-        folder / "run", config, "stage: sft\n", {"train": {str(data): file_sha256(data)}}
+        folder / "run", config, "stage: sft\n", {"train": {str(data): file_sha256(data)}}, {}
     )
     write_tiny_model(made.model, seed=1)
     return made
@@ -352,5 +352,5 @@ def test_the_base_of_a_run_is_what_it_was_trained_from(tiny_model: Path, tmp_pat
                 "data": {"train": [{"path": "x"}]},
             }
         )
-        run = RunDirectory.create(config.output_dir, config, "", {})
+        run = RunDirectory.create(config.output_dir, config, "", {}, {})
         assert base_of(run) == str(base)

@@ -125,7 +125,7 @@ def test_a_finished_stage_must_be_the_one_of_the_file(folder: Path, tiny_model: 
 
     file = write(folder, SFT, RM)
     sft = expand(load(file))[0].loaded
-    run = RunDirectory.create(folder / "out" / "sft", sft.config, sft.source, {})
+    run = RunDirectory.create(folder / "out" / "sft", sft.config, sft.source, {}, {})
     (run.model).symlink_to(tiny_model)
     run.report.write_text("")
     status, output, errors = medgpt("train", file, "--resume", "--dry-run")

@@ -13,7 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from medgpt_ray import preflight, preflight_machine
+from medgpt_ray import preflight, preflight_machine, preflight_models
 from medgpt_ray.actors.plan import ModelFacts
 from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun, PpoRun
@@ -117,7 +117,7 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(make: Make, tmp_path: P
         r"\.jsonl:2 \(\S*seen\.jsonl:3 there\)",
         problems(config),
     )
-    RunDirectory.create(config.output_dir, config, "stage: grpo\n", {})
+    RunDirectory.create(config.output_dir, config, "stage: grpo\n", {}, {})
     check(config, resume=True)
     dose = {"environment": "medgpt_ray.environments.dose:DoseTools"}
     check(make(data=data, output_dir=str(tmp_path / "turns"), rollout={"multi_turn": dose}), False)
@@ -360,7 +360,7 @@ def test_the_machine_itself_is_the_limit_without_a_cluster(make: Make) -> None:
 
 class TestOutputDirectory:
     def begin(self, config: RunConfig) -> None:
-        RunDirectory.create(config.output_dir, config, "stage: grpo\n", {})
+        RunDirectory.create(config.output_dir, config, "stage: grpo\n", {}, {})
 
     def test_a_run_is_not_overwritten(self, make: Make) -> None:
         self.begin(make())
@@ -398,7 +398,11 @@ class TestOutputDirectory:
         config, file = make(), tmp_path / "answers.jsonl"
         file.write_text('{"question": "Dose?", "answer": "500 mg"}')
         RunDirectory.create(
-            config.output_dir, config, "stage: grpo\n", {"train": {str(file): file_sha256(file)}}
+            config.output_dir,
+            config,
+            "stage: grpo\n",
+            {"train": {str(file): file_sha256(file)}},
+            {},
         )
         check(config, resume=True)
         file.write_text('{"question": "Dose?", "answer": "50 mg"}')
@@ -413,11 +417,31 @@ class TestOutputDirectory:
         file.write_text('{"question": "Dose?", "answer": "500 mg"}')
         config = sft(tiny_model, tmp_path, train=[{"path": name}])
         hashes = find_data(config).sha256
-        RunDirectory.create(config.output_dir, config, "stage: sft\n", hashes)
+        RunDirectory.create(config.output_dir, config, "stage: sft\n", hashes, {})
         check(config, resume=True)
         file.write_text('{"question": "Dose?", "answer": "50 mg"}')
         hub.load.cache_clear()
         only(rf"^data: {name}:train has changed since the run", problems(config, resume=True))
+
+    def test_other_weights_in_the_same_place_are_a_different_run(
+        self, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        base, reference = tmp_path / "base", tmp_path / "reference"
+        for folder in (base, reference):
+            shutil.copytree(tiny_model, folder)
+        config = pairs(base, tmp_path, reference={"path": str(reference)})
+        hashes = preflight_models.weights(config)
+        assert list(hashes) == ["model.path", "reference.path"]
+        RunDirectory.create(config.output_dir, config, "stage: dpo\n", {}, hashes)
+        check(config, resume=True)
+        for model in (base, reference):
+            with (model / "model.safetensors").open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                last = file.read(1)[0]
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([last ^ 1]))
+        changed = [problem.partition(" have")[0] for problem in problems(config, resume=True)]
+        assert changed == [f"{key}: the weights there" for key in hashes]
 
     def test_one_reward_more_is_a_different_run(self, make: Make) -> None:
         self.begin(make())

@@ -95,10 +95,11 @@ class RunDirectory:
         config: RunConfig,
         source: str,
         data: Mapping[str, Mapping[str, str]],
+        weights: Mapping[str, Mapping[str, str]],
     ) -> "RunDirectory":
         """Begin a run: `source` is the text of the file that the user wrote, `data` the hashes of
-        the files it reads, by use and path. `config.yaml` is written last: it says that the rest
-        is there."""
+        the files it reads by use and path, `weights` those of the models that it names by key and
+        file name. `config.yaml` is written last: it says that the rest is there."""
         run = cls(path)
         if run.holds_run:
             raise RunDirectoryError(
@@ -111,7 +112,7 @@ class RunDirectory:
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.source, source)
         write_atomically(run.environment, _json(describe_environment()))
-        write_atomically(run.lineage, _json(_describe_lineage(config, data)))
+        write_atomically(run.lineage, _json(_describe_lineage(config, data, weights)))
         write_atomically(run.config, _yaml(config.model_dump(mode="json")))
         return run
 
@@ -233,7 +234,11 @@ def _gpus() -> list[str]:
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
 
 
-def _describe_lineage(config: RunConfig, data: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _describe_lineage(
+    config: RunConfig,
+    data: Mapping[str, Mapping[str, str]],
+    weights: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
     adapter = config.model.adapter
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -242,6 +247,7 @@ def _describe_lineage(config: RunConfig, data: Mapping[str, Mapping[str, str]]) 
         "model": config.model.path,
         "adapter": adapter,
         "reference": config.reference.path if isinstance(config, DpoRun | KtoRun) else None,
+        "weights": weights,
         "data": [
             {"use": use, "path": file, "sha256": sha256}
             for use, files in data.items()

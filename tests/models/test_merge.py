@@ -47,7 +47,7 @@ def write_run(base: Path, folder: Path, adaptation: Any, *, reward: bool) -> tup
     config = kind(
         stage=stage, output_dir=str(folder), model=model, data={"train": [{"path": "x.jsonl"}]}
     )
-    run = RunDirectory.create(folder, config, "", {})
+    run = RunDirectory.create(folder, config, "", {}, {})
     network = load_reward_model(model, 0) if reward else load_policy(model, 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

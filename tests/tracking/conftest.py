@@ -39,7 +39,7 @@ def files(config: GrpoRun) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def rundir(config: GrpoRun, files: dict[str, dict[str, str]]) -> RunDirectory:
-    return RunDirectory.create(config.output_dir, config, "stage: grpo\n", files)
+    return RunDirectory.create(config.output_dir, config, "stage: grpo\n", files, {})
 
 
 @pytest.fixture

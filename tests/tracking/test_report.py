@@ -236,7 +236,7 @@ def test_the_header_names_what_made_the_run(rundir: RunDirectory) -> None:
 
 def test_of_many_files_the_first_are_named(config: GrpoRun) -> None:
     many = {"train": {f"{part}/train.jsonl": "0" * 64 for part in range(8)}, "heldout": {"h": "1"}}
-    found = page(RunDirectory.create(config.output_dir, config, "", many)).words
+    found = page(RunDirectory.create(config.output_dir, config, "", many, {})).words
     train = found[found.index("Data, train") : found.index("Data, heldout")]
     assert train.count("train.jsonl (sha256 ") == 5
     assert "…); 3 more, see lineage.json" in train
@@ -247,7 +247,7 @@ def test_the_head_names_the_run_that_it_goes_on_from(rundir: RunDirectory) -> No
     config = rundir.read_config()
     model = config.model.model_copy(update={"path": str(rundir.model)})
     config = config.model_copy(update={"model": model})
-    later = RunDirectory.create(rundir.path.with_name("later"), config, "", {})
+    later = RunDirectory.create(rundir.path.with_name("later"), config, "", {}, {})
     assert f"Continues from {rundir.path}" in page(later).words
 
 

@@ -38,7 +38,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         }
         config = TypeAdapter(RunConfig).validate_python(values | sections)
         hashes = {"train": {str(file): file_sha256(file)}}
-        return RunDirectory.create(values["output_dir"], config, "", hashes)
+        return RunDirectory.create(values["output_dir"], config, "", hashes, {})
 
     return make
 

@@ -20,7 +20,7 @@ def test_a_created_run_can_be_opened_with_the_same_configuration(
     config: GrpoRun, files: Files
 ) -> None:
     source = "# mine: é 药\nstage: grpo\n"
-    RunDirectory.create(config.output_dir, config, source, files)
+    RunDirectory.create(config.output_dir, config, source, files, {})
     run = RunDirectory.open(config.output_dir)
     assert run.read_config() == config
     assert run.source.read_text(encoding="utf-8") == source
@@ -31,10 +31,12 @@ def test_a_created_run_can_be_opened_with_the_same_configuration(
 
 def test_lineage_names_model_data_and_code(config: GrpoRun) -> None:
     data = {"train": {"a.jsonl": "0a", "hf:b:train": "0b"}, "heldout": {"measured.jsonl": "0c"}}
-    run = RunDirectory.create(config.output_dir, config, "", data)
+    weights = {"model.path": {"model.safetensors": "0d"}}
+    run = RunDirectory.create(config.output_dir, config, "", data, weights)
     lineage = json.loads(run.lineage.read_text())
     assert lineage["parent"] is None
     assert lineage["model"] == "models/small"
+    assert lineage["weights"] == weights
     assert lineage["stage"] == "grpo"
     assert lineage["data"] == [
         {"use": "train", "path": "a.jsonl", "sha256": "0a"},
@@ -58,7 +60,7 @@ def test_a_run_on_the_model_of_another_names_its_parent(rundir: RunDirectory) ->
     config = first.read_config()
     model = config.model.model_copy(update={"path": str(first.model)})
     second = RunDirectory.create(
-        first.path.with_name("second"), config.model_copy(update={"model": model}), "", {}
+        first.path.with_name("second"), config.model_copy(update={"model": model}), "", {}, {}
     )
     assert json.loads(second.lineage.read_text())["parent"] == str(first.path)
 
@@ -97,16 +99,16 @@ def test_a_directory_with_a_run_is_refused_and_left_alone(
 ) -> None:
     before = rundir.config.read_bytes()
     with pytest.raises(RunDirectoryError, match="already holds a run: continue it with --resume"):
-        RunDirectory.create(rundir.path, config.model_copy(update={"seed": 9}), "new", {})
+        RunDirectory.create(rundir.path, config.model_copy(update={"seed": 9}), "new", {}, {})
     assert rundir.config.read_bytes() == before
     assert rundir.source.read_text() == "stage: grpo\n"
 
 
 def test_a_create_cut_off_before_its_end_can_be_repeated(config: GrpoRun, files: Files) -> None:
-    run = RunDirectory.create(config.output_dir, config, "first", files)
+    run = RunDirectory.create(config.output_dir, config, "first", files, {})
     run.config.unlink()  # written last
     assert not run.holds_run
-    assert RunDirectory.create(run.path, config, "second", files).source.read_text() == "second"
+    assert RunDirectory.create(run.path, config, "second", files, {}).source.read_text() == "second"
 
 
 def test_what_is_no_run_cannot_be_opened_or_created(tmp_path: Path, config: GrpoRun) -> None:
@@ -115,7 +117,7 @@ def test_what_is_no_run_cannot_be_opened_or_created(tmp_path: Path, config: Grpo
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(RunDirectoryError, match="is not a directory"):
-        RunDirectory.create(file, config, "", {})
+        RunDirectory.create(file, config, "", {}, {})
 
 
 def test_steps_are_ordered_by_number_and_leftovers_are_no_steps(rundir: RunDirectory) -> None:
