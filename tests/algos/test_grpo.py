@@ -180,7 +180,7 @@ def test_corrected_loss_agrees_with_reference(golden, name, correction):
     correction=st.sampled_from(CORRECTIONS),
     kl=st.sampled_from(PENALTIES),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_loss_gradient_and_metrics_do_not_depend_on_the_cut(seed, cut, aggregation, correction, kl):
     """Sequences are dealt out to up to four micro-batches; `cut` says which gets which."""
     algorithm = Grpo(schema.Grpo(aggregation=aggregation, rollout_correction=correction, kl=kl))

@@ -97,7 +97,7 @@ def test_a_group_pays_for_its_prompt_once() -> None:
     assert [collate(micro, batch).tokens for micro in cut] == [50 + 2 + 3 + 4 + 5]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.lists(
         st.tuples(st.integers(1, 12), st.lists(st.integers(1, 12), min_size=1, max_size=6)),
@@ -202,7 +202,7 @@ def test_log_probs_and_gradients_are_those_of_each_sequence_alone(
 prompts = st.lists(st.sampled_from([5, 6]), min_size=1, max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.lists(
         st.tuples(prompts, st.lists(st.integers(7, 9), min_size=1, max_size=4)),

@@ -103,7 +103,7 @@ def test_long_replies_are_scored_in_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join))
 def test_no_reply_is_an_error(name: str, reply: str) -> None:
     row, least, most = FUNCTIONS[name]

@@ -341,7 +341,6 @@ def test_bad_input_is_never_the_servers_fault(server):
 
         @settings(
             max_examples=200,
-            deadline=None,
             database=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
@@ -350,7 +349,7 @@ def test_bad_input_is_never_the_servers_fault(server):
         def fields(request: tuple[str, dict[str, Any]]) -> None:
             send(request[0], json.dumps(request[1]).encode())
 
-        @settings(max_examples=50, deadline=None, database=None, derandomize=True)
+        @settings(max_examples=50, database=None, derandomize=True)
         @given(st.sampled_from(MODEL_PATHS[:2]), st.binary(max_size=50))
         def raw(path: str, content: bytes) -> None:
             send(path, content)
