@@ -19,6 +19,7 @@ from medgpt_ray.actors.reference import ReferencePool, ReferenceWorker
 from medgpt_ray.actors.reward_model import RewardModelPool, RewardModelWorker
 from medgpt_ray.actors.rollout import RolloutWorker
 from medgpt_ray.actors.signals import own_sigterm
+from medgpt_ray.actors.start import start_ray
 from medgpt_ray.actors.wait import wait
 from medgpt_ray.config.schema import Cluster, Learner, PpoRun, RlRun
 from medgpt_ray.tracking.rundir import RunDirectory
@@ -65,15 +66,13 @@ def ray_cluster(config: Cluster) -> Iterator[None]:
         yield
         return
     address = config.in_use
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     with own_sigterm():
         if address:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
             # Processes of reward functions outlive the pause between two steps.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-            cpus = config.cpus or os.cpu_count()
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            start_ray(config.cpus or os.cpu_count() or 1)
     try:
         yield
     finally:

@@ -184,18 +184,21 @@ def _ray(settings: Settings, address: str | None) -> Iterator[None]:
     import ray
 
     from medgpt_ray.actors.signals import own_sigterm
+    from medgpt_ray.actors.start import start_ray
+    from medgpt_ray.actors.wait import RunFailed
 
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     address = address or os.environ.get("RAY_ADDRESS")
     with own_sigterm():
         if address:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
             for name, value in RAY_SERVE.items():
                 os.environ.setdefault(name, value)
             # CPUs are only counted: an update needs the room of every replica twice.
-            cpus = 2 * settings.cpus * settings.max_replicas + 2
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            try:
+                start_ray(2 * settings.cpus * settings.max_replicas + 2)
+            except RunFailed as failure:
+                raise PreflightError([str(failure)]) from None
     try:
         yield
     finally:
