@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import openai
+from runs import SECONDS
 
 
 class Load:
@@ -29,7 +30,7 @@ class Load:
         finally:
             self._stop.set()
             for thread in threads:
-                thread.join(timeout=120)
+                thread.join(timeout=SECONDS)
 
     def _call(self) -> None:
         while not self._stop.is_set():

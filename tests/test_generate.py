@@ -105,7 +105,7 @@ def test_killed_and_killed_again_it_answers_every_row_once(
         wait_for_more(first, output, 0)
         assert len(wait_for_workers(first, 2)) == 2  # a new one came
         os.kill(first.pid, signal.SIGKILL)
-        first.communicate(timeout=60)
+        first.communicate(timeout=SECONDS)
     kept = parts(output)
     assert 0 < len(kept) < 60
     assert not output.exists()

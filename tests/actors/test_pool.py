@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from runs import SECONDS
 
 from medgpt_ray.actors.cluster import Roles, ray_cluster, start_roles
 from medgpt_ray.actors.pool import Generation, RolloutPool
@@ -84,16 +85,16 @@ def states(pool: RolloutPool) -> list[str]:
 
 def pid(actor: Any) -> int:
     """To be killed at once: `ray.kill` returns before the process is gone."""
-    return ray.get(actor.ready.remote(), timeout=120)["pid"]
+    return ray.get(actor.ready.remote(), timeout=SECONDS)["pid"]
 
 
 def test_a_worker_joins_where_there_is_room(pool: RolloutPool, prompts: list[Prompt]) -> None:
     """It changes no sample, for a batch is always cut into as many shares."""
-    pool.sync(0, seconds=120)
+    pool.sync(0, seconds=SECONDS)
     assert states(pool) == ["HEALTHY", "HEALTHY", "STARTING"]
     with_two = generate(pool, prompts).result()
-    ray.wait([pool.members[2].ready], timeout=120)
-    pool.sync(0, seconds=120)
+    ray.wait([pool.members[2].ready], timeout=SECONDS)
+    pool.sync(0, seconds=SECONDS)
     assert states(pool) == ["HEALTHY"] * 3
     assert generate(pool, prompts).result() == with_two
 
@@ -117,9 +118,9 @@ def test_a_restarted_worker_gets_work_only_after_a_sync(
 ) -> None:
     assert states(pool) == ["STARTING", "HEALTHY", "HEALTHY"]
     assert [member.number for member in pool.healthy()] == [1, 2]
-    ray.wait([pool.members[0].ready], timeout=120)
+    ray.wait([pool.members[0].ready], timeout=SECONDS)
     before = generate(pool, prompts).result()
-    pool.sync(1, seconds=120)
+    pool.sync(1, seconds=SECONDS)
     assert states(pool) == ["HEALTHY"] * 3
     after = generate(pool, prompts).result()
     assert [c.token_ids for g in after for c in g] == [c.token_ids for g in before for c in g]
@@ -149,10 +150,10 @@ def test_when_all_are_dead_new_ones_are_waited_for(
 
 def test_requests_live_through_a_weight_update(pool: RolloutPool, prompts: list[Prompt]) -> None:
     """Some tokens of a completion are of the old version and some of the new; none is of none."""
-    pool.sync(8, seconds=120)
+    pool.sync(8, seconds=SECONDS)
     generation = generate(pool, prompts)
     time.sleep(0.3)
-    pool.sync(9, seconds=120)
+    pool.sync(9, seconds=SECONDS)
     done = [completion for group in generation.result() for completion in group]
     assert any([span.version for span in c.versions] == [8, 9] for c in done)
     for completion in done:
@@ -166,7 +167,7 @@ def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
     pool: RolloutPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gloo's own words are those of a broken connection, which alone would end the run for good."""
-    pool.sync(9, seconds=120)
+    pool.sync(9, seconds=SECONDS)
     learner, victim = pool.policy, pool.members[1]
     process = pid(victim.actor)
 
@@ -185,11 +186,11 @@ def test_the_death_of_a_worker_that_breaks_a_sync_is_told_as_one(
     policy = Gloo()
     monkeypatch.setattr(pool, "policy", policy)
     with pytest.raises(RunFailed, match=r"reset by peer$") as failure:
-        pool.sync(9, seconds=120)
+        pool.sync(9, seconds=SECONDS)
     assert not isinstance(failure.value, RoleDied)
     policy.deadly = True
     with pytest.raises(RoleDied, match=r"reset by peer; rollout worker 1 is gone"):
-        pool.sync(9, seconds=120)
+        pool.sync(9, seconds=SECONDS)
     pool.lost(victim, failure.value)
 
 
@@ -197,9 +198,9 @@ def test_no_completion_is_given_out_before_the_audit_of_its_weights(
     pool: RolloutPool, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of older weights are, while the audit of the new ones is under way."""
-    pool.sync(10, seconds=120)
+    pool.sync(10, seconds=SECONDS)
     older = generate(pool, prompts)
-    ray.wait(list(older._calls), num_returns=len(older._calls), timeout=120)
+    ray.wait(list(older._calls), num_returns=len(older._calls), timeout=SECONDS)
     learner = pool.policy
 
     class Other:
@@ -210,14 +211,14 @@ def test_no_completion_is_given_out_before_the_audit_of_its_weights(
             return answer | {"model.norm.weight": "0"} if arguments[0] == "sync" else answer
 
     monkeypatch.setattr(pool, "policy", Other())
-    pool.sync(11, seconds=120)
+    pool.sync(11, seconds=SECONDS)
     newer = generate(pool, prompts)
     assert {c.newest_version for group in older.result() for c in group} == {10}
     with pytest.raises(WeightAuditError, match=r"version 11: model\.norm\.weight differs"):
         newer.result()
     monkeypatch.undo()
     pool.audit = None
-    pool.sync(12, seconds=120)
+    pool.sync(12, seconds=SECONDS)
     assert {c.newest_version for group in generate(pool, prompts).result() for c in group} == {12}
 
 
@@ -226,13 +227,13 @@ def test_a_worker_that_leaves_answers_first(
 ) -> None:
     """Asked to come down to one worker, the pool loses none of what the others are generating."""
     for member in pool.members:
-        ray.wait([member.ready], timeout=120)
-    pool.sync(13, seconds=120)
+        ray.wait([member.ready], timeout=SECONDS)
+    pool.sync(13, seconds=SECONDS)
     calm = generate(pool, prompts).result()
     generation = generate(pool, prompts)
     leaving = [member.actor for member in pool.members[1:]]
     run.ask_for_rollout_workers(1)
-    pool.sync(13, seconds=120)
+    pool.sync(13, seconds=SECONDS)
     assert [member.number for member in pool.members] == [0]
     done = generation.result()
     assert [group[0].prompt_id for group in done] == [prompt.id for prompt in prompts]
@@ -241,9 +242,9 @@ def test_a_worker_that_leaves_answers_first(
     assert generate(pool, prompts).result() == calm
     for actor in leaving:
         with pytest.raises(ray.exceptions.RayActorError):
-            ray.get(actor.ready.remote(), timeout=60)
+            ray.get(actor.ready.remote(), timeout=SECONDS)
     run.ask_for_rollout_workers(3)
-    pool.sync(13, seconds=120)
+    pool.sync(13, seconds=SECONDS)
     assert states(pool) == ["HEALTHY", "STARTING"]
 
 

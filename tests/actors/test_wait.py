@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from runs import SECONDS
 
 from medgpt_ray.actors.wait import RoleDied, RunFailed, wait
 from medgpt_ray.config.schema import Reward
@@ -47,12 +48,12 @@ class Worker:
 def test_results_come_by_name() -> None:
     one, two = Worker.remote(), Worker.remote()
     calls = {"one": one.work.remote(0.2), "two": two.work.remote(0.0)}
-    assert wait(calls, 60, "work") == {"one": 0.2, "two": 0.0}
+    assert wait(calls, SECONDS, "work") == {"one": 0.2, "two": 0.0}
 
 
 def test_a_deadline_names_who_is_late_and_who_answered() -> None:
     quick, slow = Worker.remote(), Worker.remote()
-    wait({"slow": slow.work.remote(0)}, 60, "start")
+    wait({"quick": quick.work.remote(0), "slow": slow.work.remote(0)}, SECONDS, "start")
     calls = {"quick": quick.work.remote(0), "slow": slow.work.remote(600)}
     started = time.monotonic()
     with pytest.raises(RunFailed, match=r"generation: no answer from slow within 5 s.*quick"):
@@ -62,15 +63,15 @@ def test_a_deadline_names_who_is_late_and_who_answered() -> None:
 
 def test_an_error_and_a_death_name_the_role() -> None:
     with pytest.raises(RunFailed, match=r"learn: rank 1 failed: ValueError: the cable is out"):
-        wait({"rank 1": Worker.remote().fail.remote()}, 60, "learn")
+        wait({"rank 1": Worker.remote().fail.remote()}, SECONDS, "learn")
     with pytest.raises(RoleDied, match=r"learn: rank 0 is gone"):
-        wait({"rank 0": Worker.remote().die.remote()}, 60, "learn")
+        wait({"rank 0": Worker.remote().die.remote()}, SECONDS, "learn")
 
 
 def test_a_death_counts_for_more_than_the_errors_it_causes() -> None:
     calls = {"rank 0": Worker.remote().fail.remote(), "rank 1": Worker.remote().die.remote()}
     with pytest.raises(RoleDied, match=r"learn: rank 1 is gone"):
-        wait(calls, 60, "learn")
+        wait(calls, SECONDS, "learn")
 
 
 def test_a_constructor_that_raises_is_no_death() -> None:
@@ -87,17 +88,17 @@ def test_a_constructor_that_raises_is_no_death() -> None:
     with pytest.raises(
         RunFailed, match=r"start: engine failed: ValueError: no such model"
     ) as error:
-        wait({"engine": Broken.remote().work.remote()}, 60, "start")
+        wait({"engine": Broken.remote().work.remote()}, SECONDS, "start")
     assert not isinstance(error.value, RoleDied)
 
 
 def test_an_answer_that_goes_down_with_its_node_is_a_death(cluster: Cluster) -> None:
     doomed = cluster.add_node(num_cpus=1, resources={"doomed": 1})
     call = Worker.options(resources={"doomed": 1}).remote().large.remote()
-    ray.wait([call], timeout=60, fetch_local=False)
+    ray.wait([call], timeout=SECONDS, fetch_local=False)
     cluster.remove_node(doomed, allow_graceful=False)
     with pytest.raises(RoleDied, match="rank 0 is gone"):
-        wait({"rank 0": call}, 60, "learn")
+        wait({"rank 0": call}, SECONDS, "learn")
 
 
 def test_scores_of_shipped_rewards_come_in_order_and_weighted() -> None:
@@ -163,7 +164,7 @@ def test_workers_of_a_reward_wait_beside_each_other() -> None:
         for n in range(10)
     ]
     reward = Reward(function=f"{__name__}:waits", workers=4)
-    until = time.monotonic() + 60
+    until = time.monotonic() + SECONDS
     while True:  # a busy machine starts the processes one by one
         started = time.monotonic()
         scored = score_completions([reward], [prompt], [answers])

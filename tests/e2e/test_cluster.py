@@ -153,7 +153,7 @@ def interrupted(cluster: ByHand, folder: Path, *words: str) -> tuple[int, str]:
     assert following.stdout
     following.stdout.readline()
     following.send_signal(signal.SIGINT)
-    _, errors = following.communicate(timeout=120)
+    _, errors = following.communicate(timeout=SECONDS)
     return following.returncode, errors
 
 

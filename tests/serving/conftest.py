@@ -36,7 +36,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, key: str = "key-of-tests") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=SECONDS)
 
     def updating(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "medgpt_ray.cli", "serve", "update", *arguments]

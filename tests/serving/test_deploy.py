@@ -27,7 +27,7 @@ class Deployed:
 
     def client(self, key: str = "key-of-tests") -> openai.OpenAI:
         url = f"http://127.0.0.1:{self.port}/v1"
-        return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
+        return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=SECONDS)
 
     def engines(self) -> list[psutil.Process]:
         token = self.cluster.environment["RAY_AUTH_TOKEN_PATH"]
@@ -58,7 +58,7 @@ def status(cluster: ByHand) -> str:
     found = requests.get(
         f"{cluster.url}/api/serve/applications/",
         headers={"Authorization": f"Bearer {token}"},
-        timeout=30,
+        timeout=300,
     )
     found.raise_for_status()
     application: dict[str, str] = found.json()["applications"]["medgpt"]
