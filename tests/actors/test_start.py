@@ -50,4 +50,4 @@ def test_ray_is_started_again_where_its_agents_were_slow(tmp_path: Path) -> None
     assert failed.startswith("Ray did not start on this machine within 30 s, 1 times: too much")
     assert up == "up"
     assert processes == "['gcs_server', 'raylet']"
-    assert done.stderr.count("trying again") == 1
+    assert "trying again" in done.stderr
