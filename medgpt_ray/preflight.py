@@ -53,8 +53,9 @@ class PreflightError(ValueError):
 def check(config: RunConfig, resume: bool) -> None:
     """Raise `PreflightError` with everything that keeps the run from starting.
 
-    Loads the tokenizer and reads the data, but no weights (the embedded model is converted on its
-    first use). With `cluster.address` it connects to that cluster and leaves it again.
+    Loads the tokenizer and reads the data; weights only with `resume`, for their hashes (the
+    embedded model is converted on its first use). With `cluster.address` it connects to that
+    cluster and leaves it again.
     """
     problems = list(_output_directory(config, resume))
     facts, tokenizer, found = preflight_models.model(config)
@@ -85,7 +86,7 @@ def check(config: RunConfig, resume: bool) -> None:
     if facts is not None:
         problems += memory(config, facts)
         problems += kv_cache(config, facts) if isinstance(config, RlRun) else ()
-    if resume and not problems:
+    if resume and not problems and not nothing_left(config):
         problems += _other_weights(config)
     if problems:
         raise PreflightError(problems)
@@ -152,12 +153,30 @@ def _resumable(config: RunConfig, run: RunDirectory) -> Iterator[str]:
                 f"{key}: is {now.get(key)!r}, but the run in {run.path} began with "
                 f"{before.get(key)!r}: put that back, or choose another output_dir"
             )
-    for file in json.loads(run.lineage.read_text(encoding="utf-8"))["data"]:
-        if _sha256(file["path"]) not in (file["sha256"], None):
-            yield (
-                f"data: {file['path']} has changed since the run in {run.path} began: put it back "
-                "as it was, or choose another output_dir"
-            )
+    lineage = json.loads(run.lineage.read_text(encoding="utf-8"))
+    yield from _other_data(config, run, lineage["data"])
+
+
+def _other_data(
+    config: RunConfig, run: RunDirectory, recorded: list[dict[str, str]]
+) -> Iterator[str]:
+    """Silent about data that cannot be opened, which opening it tells."""
+    from medgpt_ray.data.rows import DataError
+
+    try:
+        files = {path: sha for each in data_sha256(config).values() for path, sha in each.items()}
+    except (DataError, OSError):
+        return
+    before = {file["path"]: file["sha256"] for file in recorded}
+    for path in dict.fromkeys([*before, *files]):
+        if before.get(path) == files.get(path):
+            continue
+        what = "has changed" if path in before and path in files else "is new"
+        what = what if path in files else "is no longer there"
+        yield (
+            f"data: {path} {what} since the run in {run.path} began: put everything back as it "
+            "was, or choose another output_dir"
+        )
 
 
 def _other_weights(config: RunConfig) -> Iterator[str]:
@@ -171,15 +190,20 @@ def _other_weights(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _sha256(path: str) -> str | None:
-    """None where nothing is there, which opening the data tells."""
-    from medgpt_ray.data.files import content_sha256
-    from medgpt_ray.data.rows import DataError
+def data_sha256(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Use -> file -> its hash: what is trained on, and what measures it. Raises `DataError` for
+    what is not there."""
+    from medgpt_ray.data.files import content_sha256, find
 
-    try:
-        return content_sha256(path)
-    except (FileNotFoundError, DataError):
-        return None
+    if isinstance(config, SupervisedRun):
+        train = [source.path for source in config.data.train]
+        uses = {"train": train, "validation": [config.data.validation.path]}
+    else:
+        uses = {"train": [config.data.train], "heldout": [config.data.heldout]}
+    return {
+        use: {file.path: content_sha256(file.path) for path in paths if path for file in find(path)}
+        for use, paths in uses.items()
+    }
 
 
 def _prompts(config: RlRun, tokenizer: Any) -> tuple[dict[str, list[Prompt]], list[str]]:

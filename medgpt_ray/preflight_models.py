@@ -14,7 +14,7 @@ from medgpt_ray.config.schema import Critic, Full, Learner, Model, PpoRun, RlRun
 from medgpt_ray.config.supervised import DpoRun, KtoRun, SupervisedRun
 from medgpt_ray.tracking.rundir import file_sha256
 
-WEIGHTS = "*.safetensors"
+MODELS = ("model.path", "model.adapter", "reference.path", "reward_model.path", "critic.path")
 
 
 def model(config: RunConfig) -> tuple[ModelFacts | None, Any, list[str]]:
@@ -53,15 +53,16 @@ def weights(config: RunConfig) -> dict[str, dict[str, str]]:
     """
     from medgpt_ray.models.load import resolve_model
 
-    files = {
-        key: sorted((Path(path) if key == "model.adapter" else resolve_model(path)).glob(WEIGHTS))
-        for key, path in named_paths(config, ("path", "adapter")).items()
-        if not key.startswith("data.")
+    named = {key: path for key, path in named_paths(config).items() if key in MODELS}
+    folders = {
+        key: Path(path) if key == "model.adapter" else resolve_model(path)
+        for key, path in named.items()
     }
+    files = {key: sorted(folder.glob("*.safetensors")) for key, folder in folders.items()}
     with ThreadPoolExecutor() as pool:
         return {
-            key: dict(zip((file.name for file in named), pool.map(file_sha256, named), strict=True))
-            for key, named in files.items()
+            key: dict(zip((file.name for file in each), pool.map(file_sha256, each), strict=True))
+            for key, each in files.items()
         }
 
 

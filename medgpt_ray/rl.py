@@ -5,13 +5,12 @@ start after a death. The loop itself is in `controller.py`.
 from contextlib import ExitStack
 from pathlib import Path
 
-from medgpt_ray import preflight_models
+from medgpt_ray import preflight, preflight_models
 from medgpt_ray.actors.cluster import ray_cluster, start_roles
 from medgpt_ray.actors.sync.audit import WeightAuditError
 from medgpt_ray.actors.wait import RoleDied, RunFailed
 from medgpt_ray.config.schema import RlRun
 from medgpt_ray.controller import Controller
-from medgpt_ray.data.files import content_sha256, find
 from medgpt_ray.data.prompts import PromptSource, read_prompts
 from medgpt_ray.data.rows import DataError
 from medgpt_ray.interrupt import Interrupted, interruptible
@@ -35,7 +34,7 @@ def train(config: RlRun, source: str, resume: bool) -> None:
         RunDirectory.open(path)
         if resume
         else RunDirectory.create(
-            path, config, source, _data_files(config), preflight_models.weights(config)
+            path, config, source, preflight.data_sha256(config), preflight_models.weights(config)
         )
     )
     config = on_this_machine(config)
@@ -85,15 +84,6 @@ def _attempt(
         if checkpoint:
             controller.restore(checkpoint)
         controller.run()
-
-
-def _data_files(config: RlRun) -> dict[str, dict[str, str]]:
-    """Use -> file -> its hash."""
-    paths = {"train": config.data.train, "heldout": config.data.heldout}
-    return {
-        use: {file.path: content_sha256(file.path) for file in find(path)} if path else {}
-        for use, path in paths.items()
-    }
 
 
 STOPS = (RunFailed, Interrupted, DataError, WeightAuditError, RunDirectoryError, OSError)

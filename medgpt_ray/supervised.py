@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from medgpt_ray import preflight_models
+from medgpt_ray import preflight, preflight_models
 from medgpt_ray.actors.cluster import learner_environment, ray_cluster
 from medgpt_ray.actors.monitor import Event, Monitor
 from medgpt_ray.actors.train_controller import Deaths, Introduction
@@ -60,7 +60,7 @@ def train(config: SupervisedRun, source: str, resume: bool) -> None:
         RunDirectory.open(path)
         if resume
         else RunDirectory.create(
-            path, config, source, files.sha256, preflight_models.weights(config)
+            path, config, source, preflight.data_sha256(config), preflight_models.weights(config)
         )
     )
     config = on_this_machine(config)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from medgpt_ray.cli import app
 from medgpt_ray.config.loader import load
-from medgpt_ray.preflight import nothing_left
+from medgpt_ray.preflight import data_sha256, nothing_left
 from medgpt_ray.tracking.checkpoints import Checkpoints
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -141,7 +141,8 @@ def test_resume_needs_a_run(file: Path) -> None:
 
 def test_a_finished_run_is_not_started_again(file: Path, tmp_path: Path) -> None:
     loaded = load(file)
-    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, {}, {})
+    hashes = data_sha256(loaded.config)
+    run = RunDirectory.create(tmp_path / "run", loaded.config, loaded.source, hashes, {})
     checkpoints = Checkpoints(run.checkpoints)
     checkpoints.begin(2)
     checkpoints.commit(2, {"step": 2})

@@ -19,12 +19,11 @@ from medgpt_ray.config.run import RunConfig
 from medgpt_ray.config.schema import GrpoRun, PpoRun
 from medgpt_ray.config.supervised import DpoRun, SftRun
 from medgpt_ray.data import hub
-from medgpt_ray.data.opening import find_data
 from medgpt_ray.export import export
 from medgpt_ray.models import load
 from medgpt_ray.models.load import open_tokenizer
 from medgpt_ray.preflight import PreflightError, check
-from medgpt_ray.tracking.rundir import RunDirectory, file_sha256
+from medgpt_ray.tracking.rundir import RunDirectory
 
 Make = Callable[..., GrpoRun]
 
@@ -117,7 +116,7 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(make: Make, tmp_path: P
         r"\.jsonl:2 \(\S*seen\.jsonl:3 there\)",
         problems(config),
     )
-    RunDirectory.create(config.output_dir, config, "stage: grpo\n", {}, {})
+    RunDirectory.create(config.output_dir, config, "", preflight.data_sha256(config), {})
     check(config, resume=True)
     dose = {"environment": "medgpt_ray.environments.dose:DoseTools"}
     check(make(data=data, output_dir=str(tmp_path / "turns"), rollout={"multi_turn": dose}), False)
@@ -360,7 +359,13 @@ def test_the_machine_itself_is_the_limit_without_a_cluster(make: Make) -> None:
 
 class TestOutputDirectory:
     def begin(self, config: RunConfig) -> None:
-        RunDirectory.create(config.output_dir, config, "stage: grpo\n", {}, {})
+        RunDirectory.create(
+            config.output_dir,
+            config,
+            "",
+            preflight.data_sha256(config),
+            preflight_models.weights(config),
+        )
 
     def test_a_run_is_not_overwritten(self, make: Make) -> None:
         self.begin(make())
@@ -395,18 +400,29 @@ class TestOutputDirectory:
     def test_other_answers_in_the_same_file_are_a_different_run(
         self, make: Make, tmp_path: Path
     ) -> None:
-        config, file = make(), tmp_path / "answers.jsonl"
-        file.write_text('{"question": "Dose?", "answer": "500 mg"}')
-        RunDirectory.create(
-            config.output_dir,
-            config,
-            "stage: grpo\n",
-            {"train": {str(file): file_sha256(file)}},
-            {},
-        )
+        config, file = make(), tmp_path / "train.jsonl"
+        self.begin(config)
         check(config, resume=True)
-        file.write_text('{"question": "Dose?", "answer": "50 mg"}')
+        file.write_text('{"question": "Which dose?", "answer": "50 mg"}')
         only(rf"^data: {file} has changed since the run", problems(config, resume=True))
+
+    def test_files_that_came_or_went_are_a_different_run(
+        self, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "notes"
+        folder.mkdir()
+        row = '{"question": "Dose?", "answer": "500 mg"}'
+        (folder / "a.jsonl").write_text(row)
+        config = sft(tiny_model, tmp_path, train=[{"path": str(folder)}])
+        self.begin(config)
+        (folder / "b.jsonl").write_text(row)
+        only(rf"^data: {folder}/b\.jsonl is new since the run", problems(config, resume=True))
+        (folder / "a.jsonl").unlink()
+        found = problems(config, resume=True)
+        assert [problem.partition(" since")[0] for problem in found] == [
+            f"data: {folder}/a.jsonl is no longer there",
+            f"data: {folder}/b.jsonl is new",
+        ]
 
     def test_other_rows_of_the_same_data_set_are_a_different_run(
         self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -416,8 +432,7 @@ class TestOutputDirectory:
         file.parent.mkdir()
         file.write_text('{"question": "Dose?", "answer": "500 mg"}')
         config = sft(tiny_model, tmp_path, train=[{"path": name}])
-        hashes = find_data(config).sha256
-        RunDirectory.create(config.output_dir, config, "stage: sft\n", hashes, {})
+        self.begin(config)
         check(config, resume=True)
         file.write_text('{"question": "Dose?", "answer": "50 mg"}')
         hub.load.cache_clear()
@@ -430,9 +445,7 @@ class TestOutputDirectory:
         for folder in (base, reference):
             shutil.copytree(tiny_model, folder)
         config = pairs(base, tmp_path, reference={"path": str(reference)})
-        hashes = preflight_models.weights(config)
-        assert list(hashes) == ["model.path", "reference.path"]
-        RunDirectory.create(config.output_dir, config, "stage: dpo\n", {}, hashes)
+        self.begin(config)
         check(config, resume=True)
         for model in (base, reference):
             with (model / "model.safetensors").open("r+b") as file:
@@ -441,7 +454,14 @@ class TestOutputDirectory:
                 file.seek(-1, os.SEEK_END)
                 file.write(bytes([last ^ 1]))
         changed = [problem.partition(" have")[0] for problem in problems(config, resume=True)]
-        assert changed == [f"{key}: the weights there" for key in hashes]
+        assert changed == [f"{key}.path: the weights there" for key in ("model", "reference")]
+
+    def test_a_path_in_the_arguments_of_a_reward_is_no_model(
+        self, make: Make, tiny_model: Path
+    ) -> None:
+        function = {"function": "medgpt_ray.rewards.text:token_f1"}
+        rewards = [function | {"arguments": {"path": "lexicon.txt"}}]
+        assert list(preflight_models.weights(make(rewards=rewards))) == ["model.path"]
 
     def test_one_reward_more_is_a_different_run(self, make: Make) -> None:
         self.begin(make())

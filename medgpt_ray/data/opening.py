@@ -74,12 +74,6 @@ class DataFiles:
     train: list[SourceFiles]
     validation: SourceFiles | None
 
-    @property
-    def sha256(self) -> dict[str, dict[str, str]]:
-        """Use -> file -> its hash: what is trained on, and what measures it."""
-        train = {path: sha for source in self.train for path, sha in source.sha256.items()}
-        return {"train": train, "validation": self.validation.sha256 if self.validation else {}}
-
 
 def find_data(config: SupervisedRun) -> DataFiles:
     """Find, detect, count. Raises `DataError` with the problems of all sources."""

@@ -7,9 +7,9 @@ a change is that of the same questions, so its interval is paired.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from medgpt_ray.tracking.format import data_name
 from medgpt_ray.tracking.statistics import Interval, bootstrap_interval, paired_bootstrap
 
 Metric = Literal["accuracy", "rubric score", "perplexity", "token accuracy"]
@@ -103,7 +103,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             one["task"],
             one["scoring"] + _chosen(one.get("chosen", {})),
             "; ".join(
-                f"{Path(file['path']).name} {_short(file['sha256'])}" for file in one["data"]
+                f"{data_name(file['path'])} {_short(file['sha256'])}" for file in one["data"]
             ),
             _short(one["prompt_sha256"]),
             _short(one["template"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt_ray.config.run import RunConfig
-from medgpt_ray.tracking.format import number
+from medgpt_ray.tracking.format import data_name, number
 from medgpt_ray.tracking.metrics import read_metrics
 from medgpt_ray.tracking.rundir import RunDirectory
 
@@ -51,7 +51,7 @@ def _lineage(run: RunDirectory) -> Iterator[str]:
         settings = _settings(run.read_config())
         rows.append((lineage["stage"], base, settings, lineage["created"], version))
         for item in lineage["data"]:
-            data.append((lineage["stage"], item["use"], Path(item["path"]).name, item["sha256"]))
+            data.append((lineage["stage"], item["use"], data_name(item["path"]), item["sha256"]))
         run = RunDirectory(parent or "")
     yield from _table(("stage", "started from", "training", "created", "medgpt-ray"), rows)
     yield from ("", *_table(("stage", "use", "data", "sha256"), data))

@@ -1,6 +1,7 @@
-"""Numbers as people read them, the same in the terminal and in the report."""
+"""Numbers and names as people read them, the same in the terminal and in the report."""
 
 import math
+from pathlib import Path
 
 
 def number(value: float) -> str:
@@ -15,6 +16,12 @@ def number(value: float) -> str:
     if size < 0.001:
         return f"{value:.1e}"
     return f"{value:.3f}" if 0.1 <= size < 1 else f"{value:.3g}"
+
+
+def data_name(path: str) -> str:
+    """Of a file or a data set of the hub, without folders of this machine."""
+    hub = path.startswith("hf:") and path[3:4] not in ("/", ".", "~")
+    return path if hub else Path(path).name
 
 
 def percent(value: float) -> str:

@@ -1,53 +1,41 @@
-"""Ray is started again where a busy machine kept it from starting in time."""
+"""What the roles are told when they start."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from runs import SECONDS
+import pytest
 
-SLOW_AGENTS = """
-import pathlib, sys, time
-
-if any(argument.endswith("dashboard/agent.py") for argument in sys.orig_argv):
-    started = pathlib.Path(r"{folder}", str(time.monotonic_ns()))
-    started.touch()
-    if len(list(started.parent.iterdir())) <= 2:
-        time.sleep(60)
-"""
-STARTS = """
-import psutil, ray
-from medgpt_ray.actors import start
-from medgpt_ray.actors.wait import RunFailed
-
-tries, start.TRIES = start.TRIES, 1
-try:
-    start.start_ray(1)
-except RunFailed as failure:
-    print(failure)
-start.TRIES = tries
-start.start_ray(1)
-print(ray.get(ray.remote(lambda: "up").remote(), timeout=300))
-processes = psutil.Process().children(recursive=True)
-print([process.name() for process in processes if process.name() in ("gcs_server", "raylet")])
-"""
+from medgpt_ray.actors.cluster import _start
+from medgpt_ray.config.schema import PpoRun
 
 
-def test_ray_is_started_again_where_its_agents_were_slow(tmp_path: Path) -> None:
-    agents = tmp_path / "agents"
-    agents.mkdir()
-    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENTS.format(folder=agents))
-    done = subprocess.run(
-        [sys.executable, "-c", STARTS],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
+class Group:
+    """Learners, without processes."""
+
+    def start(self, total_updates: int) -> dict[str, Any]:
+        self.total_updates = total_updates
+        return {}
+
+
+@pytest.mark.parametrize(("warm_up", "updates"), [(0, 30), (4, 18), (10, 3)])
+def test_the_policy_is_told_the_updates_that_it_will_make(warm_up: int, updates: int) -> None:
+    """Or its learning rate would not come down to zero; the critic learns in the warm-up too."""
+    config = PpoRun.model_validate(
+        {
+            "stage": "ppo",
+            "output_dir": "run",
+            "steps": 10,
+            "model": {"path": "m"},
+            "data": {"train": "t.jsonl"},
+            "rewards": [{"function": "a:b"}],
+            "algorithm": {
+                "critic_warmup_steps": warm_up,
+                "minibatches_per_step": 3,
+                "prompts_per_step": 3,
+            },
+        }
     )
-    assert done.returncode == 0, done.stderr
-    failed, up, processes = done.stdout.splitlines()
-    assert failed.startswith("Ray did not start on this machine within 30 s, 1 times: too much")
-    assert up == "up"
-    assert processes == "['gcs_server', 'raylet']"
-    assert "trying again" in done.stderr
+    policy, critic = Group(), Group()
+    spawner: Any = SimpleNamespace(learner=lambda _: critic, all=lambda _: {})
+    _start(config, spawner, policy, {})  # type: ignore[arg-type]
+    assert (policy.total_updates, critic.total_updates) == (updates, 30)

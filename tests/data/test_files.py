@@ -435,13 +435,15 @@ def test_the_hash_of_a_data_set_is_that_of_its_rows(data_set: Path) -> None:
         hub.load.cache_clear()
         return content_sha256(f"hf:{data_set}:{split}")
 
-    all_rows, two_rows = sha256("train"), sha256("test")
-    assert sha256("train[:2]") == sha256("train[0:2]") != all_rows != two_rows
-    rows = [*ROWS[:-1], ROWS[0]]
-    write(data_set / "train.jsonl", lines(*rows))
-    assert sha256("train") not in (all_rows, two_rows)
+    all_rows = sha256("train")
+    assert sha256("train[:2]") == sha256("test") != all_rows
+    write(data_set / "train.jsonl", lines(*ROWS[:-1], ROWS[0]))
+    assert sha256("train") != all_rows
+    swapped = [{"answer": row["question"], "question": row["answer"]} for row in ROWS]
+    write(data_set / "train.jsonl", lines(*swapped))
+    assert sha256("train") != all_rows
     write(data_set / "train.jsonl", lines(*ROWS))
-    assert (sha256("train"), sha256("test")) == (all_rows, two_rows)
+    assert sha256("train") == all_rows
 
 
 def test_a_data_set_of_several_configurations_asks_which(data_set: Path) -> None:

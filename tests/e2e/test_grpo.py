@@ -1,5 +1,6 @@
 """Whole runs: driver, vLLM engine, DeepSpeed learner, Ray, with a tiny model."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ def test_colocated_engines_change_nothing(run: Path, tiny_model: Path, tmp_path:
     )
     train_here(write_run(tmp_path, tiny_model, **settings))
     assert list(steps(tmp_path / "run").values()) == list(steps(run).values())[:6]
+
+
+def test_the_lineage_has_what_it_was_made_of(run: Path) -> None:
+    lineage = json.loads((run / "lineage.json").read_text())
+    assert [entry["use"] for entry in lineage["data"]] == ["train", "heldout"]
+    assert list(lineage["weights"]["model.path"]) == ["model.safetensors"]
 
 
 def test_the_reward_rises(run: Path) -> None:

@@ -96,6 +96,7 @@ def test_the_model_answers_as_it_was_taught(run: Path) -> None:
     assert "mg per day." in tokenizer.decode(answer)
     lineage = json.loads((run / "lineage.json").read_text())
     assert [entry["use"] for entry in lineage["data"]] == ["train"]
+    assert list(lineage["weights"]["model.path"]) == ["model.safetensors"]
     assert lineage["stage"] == "sft"
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from medgpt_ray.tracking.format import duration, number, percent
+from medgpt_ray.tracking.format import data_name, duration, number, percent
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,15 @@ def test_percent(value: float, text: str) -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/me/notes.jsonl", "notes.jsonl"),
+        ("hf:owner/name@zh:train", "hf:owner/name@zh:train"),
+        ("hf:/home/me/set:train", "set:train"),
+    ],
+)
+def test_data_name(path: str, name: str) -> None:
+    assert data_name(path) == name
