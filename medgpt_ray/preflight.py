@@ -171,8 +171,8 @@ def _other_data(
     for path in dict.fromkeys([*before, *files]):
         if before.get(path) == files.get(path):
             continue
-        what = "has changed" if path in before and path in files else "is new"
-        what = what if path in files else "is no longer there"
+        found = "has changed" if path in before else "is new"
+        what = found if path in files else "is no longer there"
         yield (
             f"data: {path} {what} since the run in {run.path} began: put everything back as it "
             "was, or choose another output_dir"
