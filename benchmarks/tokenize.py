@@ -1,6 +1,6 @@
 """Tokenising conversations: the stream of this system against `datasets.map` with two processes.
 
-    python -m benchmarks.tokenize [--rounds 2] [--rows 20000] [--data FILE]
+    python -m benchmarks.tokenize [--rounds 2] [--rows 100000] [--data FILE]
 
 All read the same JSONL file, render SmolLM2's chat template and tokenise. This system also marks
 which tokens are trained, and shuffles; `datasets.map, mask` marks them as well, with the template's
@@ -127,7 +127,7 @@ def write_rows(source: str, count: int, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--data", default="configs/demo/data/notes_train.jsonl")
     parser.add_argument("--who", choices=CONTENDERS)
     parser.add_argument("--folder", type=Path)

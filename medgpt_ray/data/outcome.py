@@ -83,8 +83,10 @@ class Tokeniser:
             return [Text(f"{place}, {outcome.length:,} tokens, dropped: {outcome.reason}\n", "red")]
         texts = []
         for name, tokens in zip(_names(row, len(outcome.tokens)), outcome.tokens, strict=True):
-            facts = [place, name, f"{len(tokens.ids):,} tokens", f"{sum(tokens.trained):,} trained"]
-            head = ", ".join(fact for fact in (*facts, outcome.reason) if fact)
+            whole = f" of {outcome.length:,}" if outcome.reason else ""
+            length = f"{len(tokens.ids):,} tokens{whole}"
+            facts = [place, name, length, f"{sum(tokens.trained):,} trained", outcome.reason]
+            head = ", ".join(fact for fact in facts if fact)
             texts.append(Text(f"{head}\n", "bold").append_text(self._renderer.show(tokens)))
         return texts
 

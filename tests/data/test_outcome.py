@@ -76,7 +76,8 @@ def test_what_is_not_trained_on_says_why(tokenizer: Any) -> None:
     assert line.endswith("dropped: the first exchange is longer than data.max_tokens (8)")
     pieces = [line for line in shown(few, Document("Wash. " * 6)) if line.startswith("a.jsonl")]
     assert len(pieces) > 1
-    assert f"piece 2 of {len(pieces)}, " in pieces[1]
+    whole = outcome(few, Document("Wash. " * 6)).length
+    assert f"piece 2 of {len(pieces)}, 8 tokens of {whole}, " in pieces[1]
     assert pieces[1].endswith("longer than 8 tokens: cut into several")
     assert shown(few, BadRow("answer", "empty")) == ["a.jsonl:3: answer: empty"]
     call = {"type": "function", "function": {"name": "lookup", "arguments": {}}}
