@@ -144,7 +144,8 @@ def main() -> None:
     def tell(results: dict[str, list[Result]]) -> None:
         OUTPUT.write_text(
             f"# Tokenising: this system and datasets.map\n\n{today()}, `python -m "
-            f"benchmarks.tokenize --rounds {options.rounds} --rows {options.rows}`. {about}.\n\n"
+            f"benchmarks.tokenize --rounds {options.rounds} --rows {options.rows} --data "
+            f"{Path(options.data).name}`. {about}.\n\n"
             f"{options.rows:,} conversations, {PROCESSES} processes each; mean over rounds "
             "(range).\n\n" + table(results, "rows/s", [("medgpt", name) for name in MAPPED])
         )
