@@ -31,10 +31,10 @@ def rows(stage: str, data: str, max_tokens: int) -> list[dict[str, Any]]:
         for record in read(segment):
             (row,) = for_stage(parse(record.value, format), stage)
             if stage == "sft":
-                if not isinstance(renderer.conversation(row), Dropped):
+                if not isinstance(renderer.render(row), Dropped):
                     *prompt, answer = row.messages
                     found.append({"prompt": prompt, "completion": [answer]})
-            elif not isinstance(renderer.preference(row), Dropped):
+            elif not isinstance(renderer.render(row), Dropped):
                 found.append(
                     {
                         "prompt": list(row.prompt),

@@ -42,12 +42,12 @@ def test_a_long_block_is_broken_off() -> None:
     def work() -> None:
         with finishing(PATIENCE):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(20)
+            time.sleep(600)
 
     began = time.monotonic()
     with interruptible(), pytest.raises(Interrupted, match="SIGINT"):
         work()
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.2 <= time.monotonic() - began < 60
 
 
 def test_the_clean_up_after_a_signal_is_not_disturbed() -> None:

@@ -125,7 +125,7 @@ def test_a_cluster_that_never_answers(
     monkeypatch.setattr(submit, "ANSWER_S", 1.0)
     began = time.monotonic()
     only(f"{silent} cannot be reached: ", problems("run.yaml", address=silent))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 @pytest.mark.parametrize(("answer", "stops"), [("y\n", True), ("\n", False), ("", False)])

@@ -72,7 +72,7 @@ def forked_workers(folder: Path) -> Iterator[dict[str, str]]:
             "PYTHONPATH": os.pathsep.join(filter(None, importable)),
         }
     finally:
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         short.cleanup()
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from medgpt_ray.config.supervised import SupervisedData
+from medgpt_ray.data.encoding import Tokenising
 from medgpt_ray.data.formats import Reading, for_stage, parse
 from medgpt_ray.data.render import Dropped, Renderer
 from medgpt_ray.data.rows import BadRow, DataError, content_hash, near_hash
 from medgpt_ray.data.segments import Record, Segment, read
-from medgpt_ray.types import Conversation, Document, Labelled, Preference, Row, Tokens
+from medgpt_ray.types import Labelled, Preference, Row
 
 ROWS_PER_TABLE = 256
 SCHEMA = pa.schema(
@@ -36,13 +37,15 @@ SCHEMA = pa.schema(
         ("near", pa.bool_()),
         ("cut", pa.bool_()),
         ("value", pa.float32()),
+        ("learned", pa.int32()),
         ("lengths", pa.list_(pa.int32())),
         ("ids", pa.list_(pa.int32())),
         ("trained", pa.list_(pa.bool_())),
     ]
 )
 """`rows` is 0 for the second of two examples made from one row; `problem`, `dropped` or `held_out`
-are for a row that is not trained on; `lengths` cuts `ids` and `trained` into sequences."""
+are for a row that is not trained on; `lengths` cuts `ids` and `trained` into sequences, and
+`learned` counts the trained tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +92,36 @@ class Example:
 
 def tokenise(work: Work, number: int, recipe: Recipe, renderer: Renderer) -> Iterator[pa.Table]:
     """The rows of a segment that this epoch draws; `number` goes into the column `work`."""
-    rows: list[dict[str, Any]] = []
-    for record in read(work.segment):
-        if work.share < 1 and not _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share):
-            continue
-        made = examples(record, work.reading, recipe, renderer)
-        common = {"work": number, "source": work.source, "place": record.place}
-        rows += [one | common | {"rows": int(one is made[0])} for one in made]
-        if len(rows) >= ROWS_PER_TABLE:
-            yield pa.Table.from_pylist(rows, schema=SCHEMA)
-            rows = []
-    yield pa.Table.from_pylist(rows, schema=SCHEMA)
+    drawn = (
+        record
+        for record in read(work.segment)
+        if work.share == 1 or _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share)
+    )
+    while True:
+        records = list(islice(drawn, ROWS_PER_TABLE))
+        made = renderer.encoder.together(
+            examples(record, work.reading, recipe, renderer) for record in records
+        )
+        rows = []
+        for record, those in zip(records, made, strict=True):
+            common = {"work": number, "source": work.source, "place": record.place}
+            rows += [one | common | {"rows": int(one is those[0])} for one in those]
+        yield pa.Table.from_pylist(rows, schema=SCHEMA)
+        if len(records) < ROWS_PER_TABLE:
+            return
 
 
 def examples(
     record: Record, reading: Reading, recipe: Recipe, renderer: Renderer
-) -> list[dict[str, Any]]:
+) -> Tokenising[list[dict[str, Any]]]:
     """The rows of `SCHEMA` that are made of a record, without where it stands."""
     try:
         if isinstance(record.value, BadRow):
             raise record.value
-        rows = for_stage(parse(record.value, reading), recipe.stage)
-        return [_row(row, recipe, renderer) for row in rows]
+        made = []
+        for row in for_stage(parse(record.value, reading), recipe.stage):
+            made.append((yield from _row(row, recipe, renderer)))
+        return made
     except BadRow as bad:
         if isinstance(record.value, BadRow):
             raw = record.value.raw
@@ -151,18 +162,7 @@ def held_out(row: Row, recipe: Recipe) -> bool:
     return share > 0 and _drawn(f"{recipe.seed}/", share, content_hash(row))
 
 
-def render(row: Row, renderer: Renderer) -> list[Tokens] | Dropped:
-    """The sequences of a row: pieces of a document, one conversation, chosen and rejected."""
-    if isinstance(row, Document):
-        return renderer.document(row)
-    if isinstance(row, Preference):
-        pair = renderer.preference(row)
-        return pair if isinstance(pair, Dropped) else list(pair)
-    single = renderer.conversation(row) if isinstance(row, Conversation) else renderer.labelled(row)
-    return single if isinstance(single, Dropped) else [single]
-
-
-def _row(row: Row, recipe: Recipe, renderer: Renderer) -> dict[str, Any]:
+def _row(row: Row, recipe: Recipe, renderer: Renderer) -> Tokenising[dict[str, Any]]:
     made = _empty()
     if recipe.near_validation:
         made["near"] = near_hash(row) in recipe.near_validation
@@ -170,7 +170,7 @@ def _row(row: Row, recipe: Recipe, renderer: Renderer) -> dict[str, Any]:
         raise BadRow("", "is a row of data.validation.path as well: remove it from one of them")
     if held_out(row, recipe):
         return made | {"held_out": True, "near": False}
-    tokens = render(row, renderer)
+    tokens = yield from renderer.tokenise(row)
     if isinstance(tokens, Dropped):
         return made | {"dropped": tokens.reason}
     return made | {
@@ -179,6 +179,7 @@ def _row(row: Row, recipe: Recipe, renderer: Renderer) -> dict[str, Any]:
         "lengths": [len(one.ids) for one in tokens],
         "ids": [token for one in tokens for token in one.ids],
         "trained": [each for one in tokens for each in one.trained],
+        "learned": sum(sum(one.trained) for one in tokens),
     }
 
 
@@ -189,7 +190,8 @@ def value_of(row: Row) -> float | None:
 
 
 def _empty() -> dict[str, Any]:
-    return {"problem": "", "raw": "", "dropped": "", "held_out": False, "near": False, "cut": False}
+    texts = {"problem": "", "raw": "", "dropped": ""}
+    return texts | {"held_out": False, "near": False, "cut": False, "learned": 0}
 
 
 @cache

@@ -15,7 +15,6 @@ from medgpt_ray.data.examples import (
     Recipe,
     Work,
     examples,
-    render,
     renderer_of,
     validation_rows,
     value_of,
@@ -116,10 +115,12 @@ def bad_rows(
 
 def _bad_rows(source: SourceFiles, recipe: Recipe, renderer: Renderer) -> Iterator[str]:
     rows = ((record, format) for part, format in source.segments for record in read(part))
-    for record, format in islice(rows, ROWS_CHECKED):
-        for made in examples(record, format, recipe, renderer):
-            if made["problem"]:
-                yield f"{record.place}: {made['problem']}"
+    checked = list(islice(rows, ROWS_CHECKED))
+    made = renderer.encoder.together(
+        examples(record, format, recipe, renderer) for record, format in checked
+    )
+    for (record, _), those in zip(checked, made, strict=True):
+        yield from (f"{record.place}: {one['problem']}" for one in those if one["problem"])
 
 
 def open_data(config: SupervisedRun, files: DataFiles, tokenizer: str) -> OpenData:
@@ -196,7 +197,7 @@ def _examples(rows: list[tuple[Row, str]], recipe: Recipe) -> tuple[list[Example
     made, bad, dropped = [], [], 0
     for row, place in rows:
         try:
-            tokens = render(row, renderer)
+            tokens = renderer.render(row)
         except BadRow as error:
             bad.append(f"{place}: {error}")
             continue

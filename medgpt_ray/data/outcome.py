@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from medgpt_ray.config.supervised import Source, SupervisedData
-from medgpt_ray.data.examples import render
 from medgpt_ray.data.files import DataFile, find, one_split
 from medgpt_ray.data.formats import Reading, for_stage, parse, reading_of
 from medgpt_ray.data.render import Dropped, Renderer
@@ -59,12 +58,12 @@ class Tokeniser:
         if isinstance(row, BadRow):
             return row
         try:
-            tokens = render(row, self._unlimited)
+            tokens = self._unlimited.render(row)
             assert not isinstance(tokens, Dropped)
             length = max(len(one.ids) for one in tokens)
             if length <= self._limit:
                 return Outcome(length, tokens)
-            limited = render(row, self._renderer)
+            limited = self._renderer.render(row)
         except BadRow as bad:
             return bad
         except ValueError as error:

@@ -1,22 +1,21 @@
 """Rows to tokens: the ids exactly as the chat template gives them, and which of them are learned.
 
 Learned is what the assistant writes: from the end of the generation prompt to the token that ends
-the turn. A template with `{% generation %}` blocks says itself where that is. In any other a turn
-is found by rendering the conversation once more with a mark in its place: the text before and after
-the mark is the text before and after the turn, which is checked. So templates may trim, leave out
-earlier thoughts or move the system prompt, and one rendering a turn is all it costs (and
-one more for tools, each calling turn and each tool's answer).
+the turn. A template with `{% generation %}` blocks says itself where that is. Of most conversations
+the text is what the messages say, and between them what the template puts there whatever they say,
+which one rendering for each order of roles tells. In any other text a turn is found by rendering
+the conversation once more with a mark in its place: the text before and after the mark is the text
+before and after the turn, which is checked. So templates may trim, leave out earlier thoughts or
+move the system prompt, and one rendering a turn is the most it costs (and one more for tools, each
+calling turn and each tool's answer).
 
 A token on the border of a turn is learned if it begins inside.
 
-A row of which the template would leave something out in silence (a message, tools, calls, the text
-beside them, the thoughts of the last turn) is a bad row. Thoughts of earlier turns are the
-template's to leave out.
+A row of which the template would leave something out in silence is a bad row, see `shown`.
 """
 
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -28,7 +27,9 @@ from rich.text import Text
 
 from medgpt_ray.config.supervised import SupervisedData
 from medgpt_ray.data.control import check_control, check_control_text, control_tokens
+from medgpt_ray.data.encoding import Encoded, Encoder, Tokenising
 from medgpt_ray.data.rows import BadRow
+from medgpt_ray.data.shown import MARK, Tools, check_shown
 from medgpt_ray.data.templates import TEMPLATES, adds_bos, apply, stop_id, stop_text
 from medgpt_ray.types import (
     Conversation,
@@ -36,15 +37,14 @@ from medgpt_ray.types import (
     Labelled,
     Message,
     Preference,
+    Row,
     Tokens,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MARK = "Qzxmark"
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Tools = Sequence[dict[str, Any]]
 Span = tuple[int, int]
 """From the first character to the one behind the last."""
 
@@ -56,15 +56,6 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """A conversation as text, its token ids, and the characters that each token stands for."""
-
-    text: str
-    ids: list[int]
-    offsets: list[Span]
-
-
 class Renderer:
     """Makes tokens of rows. Pickles, so workers can be handed one.
 
@@ -72,7 +63,7 @@ class Renderer:
     stays as it is. Rows that the template cannot show raise `BadRow`, a tokenizer that cannot be
     used a ValueError.
 
-    Example: `Renderer(tokenizer, data).conversation(row)`
+    Example: `Renderer(tokenizer, data).render(row)`
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", data: SupervisedData) -> None:
@@ -85,12 +76,26 @@ class Renderer:
             tokenizer = copy(tokenizer)
             apply(tokenizer, data.template)
         self._tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer)
         self._data = data
+        self._between: dict[tuple[str, ...], list[str]] = {}
         self._ends = _end_ids(tokenizer, data.template)
         self._control = control_tokens(tokenizer)
         self._stops = [str(tokenizer.convert_ids_to_tokens(token)) for token in self._ends]
 
-    def document(self, row: Document) -> list[Tokens]:
+    def render(self, row: Row) -> list[Tokens] | Dropped:
+        """The sequences of a row: pieces of a document, one conversation, chosen and rejected."""
+        return self.encoder.together([self.tokenise(row)])[0]
+
+    def tokenise(self, row: Row) -> Tokenising[list[Tokens] | Dropped]:
+        """What `render` returns, when its texts are encoded by others."""
+        if isinstance(row, Document):
+            return self._document(row)
+        if isinstance(row, Preference):
+            return self._preference(row)
+        return self._conversation(row) if isinstance(row, Conversation) else self._labelled(row)
+
+    def _document(self, row: Document) -> Tokenising[list[Tokens] | Dropped]:
         """The text and an EOS token, with BOS where the tokenizer begins so; in several pieces
         where it is longer than `data.max_tokens`.
 
@@ -101,55 +106,60 @@ class Renderer:
         eos = self._tokenizer.eos_token_id
         if eos is None:
             raise ValueError(f"{self._tokenizer.name_or_path}: the tokenizer has no eos_token")
-        ids = [*self._encode(row.text).ids, eos]
+        ids = [*(yield row.text).ids, eos]
         if adds_bos(self._tokenizer):
             ids.insert(0, self._tokenizer.bos_token_id)
         limit = self._data.max_tokens
         pieces = (ids[start : start + limit] for start in range(0, len(ids) - 1, limit - 1))
         return [_all_trained(piece) for piece in pieces]
 
-    def conversation(self, row: Conversation) -> Tokens | Dropped:
+    def _conversation(self, row: Conversation) -> Tokenising[list[Tokens] | Dropped]:
         """All turns, or as many from the first on as fit and end with the assistant's."""
         messages = self._with_system(row.messages)
         check_control(self._control, messages, row.tools)
-        rendered = self._render(messages, row.tools)
+        encoded = yield self._text(messages, row.tools)
         limit = self._data.max_tokens
-        cut = len(rendered.ids) > limit
+        cut = len(encoded.ids) > limit
         if cut:
             ends = [index + 1 for index in _assistant_turns(messages)]
-            fitting = bisect_right(
-                ends, limit, key=lambda end: len(self._render(messages[:end], row.tools).ids)
-            )
+            fitting, beyond = 0, len(ends)  # as bisect does
+            while fitting < beyond:
+                middle = (fitting + beyond) // 2
+                shorter = yield self._text(messages[: ends[middle]], row.tools)
+                if len(shorter.ids) <= limit:
+                    fitting, encoded = middle + 1, shorter
+                else:
+                    beyond = middle
             if not fitting:
                 return Dropped(f"the first exchange is longer than data.max_tokens ({limit})")
             messages = messages[: ends[fitting - 1]]
-            rendered = self._render(messages, row.tools)
-        self._check_shown(rendered.text, messages, row.tools)
+        places = self._places(encoded.text, messages, row.tools)
         if self._data.train_on_inputs:
-            tokens = _all_trained(rendered.ids)
+            tokens = _all_trained(encoded.ids)
         else:
-            tokens = self._trained(rendered, messages, row.tools)
-        return replace(tokens, cut=cut)
+            tokens = self._trained(encoded, messages, row.tools, places)
+        return [replace(tokens, cut=cut)]
 
-    def preference(self, row: Preference) -> tuple[Tokens, Tokens] | Dropped:
+    def _preference(self, row: Preference) -> Tokenising[list[Tokens] | Dropped]:
         """The prompt with the chosen answer and with the rejected one; only these are learned.
 
         Both have the same ids up to their first learned token, unless the template renders the
         prompt differently because of the answer.
         """
-        chosen = self._answer(row.prompt, row.chosen, row.tools)
-        rejected = self._answer(row.prompt, row.rejected, row.tools)
+        chosen = yield from self._answer(row.prompt, row.chosen, row.tools)
+        rejected = yield from self._answer(row.prompt, row.rejected, row.tools)
         if isinstance(chosen, Dropped):
             return chosen
         if isinstance(rejected, Dropped):
             return rejected
         if chosen == rejected:
             raise BadRow("rejected", "is the same as chosen, as the chat template shows them")
-        return chosen, rejected
+        return [chosen, rejected]
 
-    def labelled(self, row: Labelled) -> Tokens | Dropped:
+    def _labelled(self, row: Labelled) -> Tokenising[list[Tokens] | Dropped]:
         """The prompt with the answer, which alone is learned."""
-        return self._answer(row.prompt, row.completion, row.tools)
+        tokens = yield from self._answer(row.prompt, row.completion, row.tools)
+        return tokens if isinstance(tokens, Dropped) else [tokens]
 
     def show(self, tokens: Tokens) -> Text:
         """What the model sees: learned text green and the rest dim, and each named in words."""
@@ -166,38 +176,22 @@ class Renderer:
 
     def _answer(
         self, prompt: tuple[Message, ...], answer: tuple[Message, ...], tools: Tools
-    ) -> Tokens | Dropped:
+    ) -> Tokenising[Tokens | Dropped]:
         before = self._with_system(prompt)
         messages = [*before, *answer]
         check_control(self._control, messages, tools)
-        rendered = self._render(messages, tools)
+        encoded = yield self._text(messages, tools)
         limit = self._data.max_tokens
-        if len(rendered.ids) > limit:
+        if len(encoded.ids) > limit:
             return Dropped(f"prompt and answer are longer than data.max_tokens ({limit})")
-        self._check_shown(rendered.text, messages, tools)
-        return self._trained(rendered, messages, tools, first=len(before))
+        places = self._places(encoded.text, messages, tools)
+        return self._trained(encoded, messages, tools, places, first=len(before))
 
     def _with_system(self, messages: tuple[Message, ...]) -> list[Message]:
         system = self._data.system_prompt
         if system is None or (messages and messages[0]["role"] == "system"):
             return list(messages)
         return [{"role": "system", "content": system}, *messages]
-
-    def _render(self, messages: Sequence[Message], tools: Tools) -> _Rendered:
-        text = self._text(messages, tools)
-        encoded = self._encode(text)
-        return _Rendered(text, encoded.ids, encoded.offsets)
-
-    def _encode(self, text: str) -> Any:
-        """By the tokenizer without what transformers wraps around it, which takes as long again.
-
-        As transformers does, it undoes first what another caller may have left set.
-        """
-        backend = cast(Any, self._tokenizer).backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = self._tokenizer.split_special_tokens
-        return backend.encode(text, add_special_tokens=False)
 
     def _text(self, messages: Sequence[Message], tools: Tools, generation: bool = False) -> str:
         if not self._tokenizer.chat_template:
@@ -216,68 +210,60 @@ class Renderer:
             raise BadRow("messages", f"the chat template refuses them: {error}") from None
         return cast(str, text)
 
-    def _check_shown(self, text: str, messages: list[Message], tools: Tools) -> None:
-        """Raises `BadRow` where `text`, which is these messages, lacks something of them."""
-        if tools and self._is_same(text, messages, ()):
-            raise BadRow("tools", f"the chat template shows no tools: {_WITH_TOOLS}")
-        for number, message in enumerate(messages, start=1):
-            role, content = message["role"], message["content"]
-            if role in ("system", "user") and not _is_shown_in(content, text):
-                what = f"message {number}, the {role}'s"
-                raise BadRow("messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}")
-            if "tool_calls" in message:
-                bare = {"role": role, "content": content}
-                if self._is_same(text, _with(messages, number, bare), tools):
-                    what = f"the calls of message {number}"
-                    raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
-                if not _is_shown_in(content.rpartition("</think>")[2], text):
-                    what = f"the text beside the calls of message {number}"
-                    raise BadRow(
-                        "messages", f"the chat template leaves out {what}: {_OTHER_TEMPLATE}"
-                    )
-            if role == "tool" and content:
-                other = {**message, "content": MARK}
-                if self._is_same(text, _with(messages, number, other), tools):
-                    what = f"message {number}, a tool's answer"
-                    raise BadRow("messages", f"the chat template leaves out {what}: {_WITH_TOOLS}")
-        thoughts = _thoughts(messages[-1]["content"])
-        if not _is_shown_in(thoughts, text):
-            raise BadRow(
-                "messages",
-                "the chat template leaves out the thoughts of the last turn: set data.template to "
-                "one that shows them, such as qwen3, or take them out of the row",
-            )
+    def _places(self, text: str, messages: list[Message], tools: Tools) -> list[Span] | None:
+        """Where `text` has each of the messages, if all it has beside them is what the template
+        puts between any; None where it may still show them. Raises `BadRow` where it does not."""
+        between = self._between_all(tuple(message["role"] for message in messages))
+        if not tools and all(len(message) == 2 for message in messages):
+            parts, places, start = [between[0]], [], len(between[0])
+            for message, behind in zip(messages, between[1:], strict=True):
+                content = message["content"]
+                places.append((start, start + len(content)))
+                parts += (content, behind)
+                start += len(content) + len(behind)
+            if text == "".join(parts):
+                return places
+        check_shown(text, messages, tools, self._text)
+        return None
 
-    def _is_same(self, text: str, changed: list[Message], tools: Tools) -> bool:
-        """Whether the template shows what was changed as the same `text`."""
-        try:
-            return self._text(changed, tools) == text
-        except BadRow:  # so it reads what was changed
-            return False
+    def _between_all(self, roles: tuple[str, ...]) -> list[str]:
+        """What the template puts before, between and behind messages of these roles."""
+        if roles not in self._between:
+            marks = [f"{MARK}{number}q" for number in range(len(roles))]
+            pairs = zip(roles, marks, strict=True)
+            try:
+                text = self._text([{"role": role, "content": mark} for role, mark in pairs], ())
+            except BadRow:  # it reads what they say
+                text = ""
+            between = []
+            for mark in marks:
+                before, _, text = text.partition(mark)
+                between.append(before)
+            self._between[roles] = [*between, text]
+        return self._between[roles]
 
     def _trained(
-        self, rendered: _Rendered, messages: list[Message], tools: Tools, first: int = 0
+        self,
+        encoded: Encoded,
+        messages: list[Message],
+        tools: Tools,
+        places: list[Span] | None,
+        first: int = 0,
     ) -> Tokens:
         """The tokens, learned in the assistant's turns from message `first` on."""
-        starts = [start for start, _ in rendered.offsets]
-        trained = [False] * len(starts)
-        for start, end in self._spans(rendered, messages, tools, first):
-            low, high = bisect_left(starts, start), bisect_left(starts, end)
-            trained[low:high] = [True] * (high - low)
-        return Tokens(tuple(rendered.ids), (False, *trained[1:]))
-
-    def _spans(
-        self, rendered: _Rendered, messages: list[Message], tools: Tools, first: int
-    ) -> Iterator[Span]:
+        trained = [False] * len(encoded.ids)
         turns = _assistant_turns(messages)
         blocks = self._blocks(messages, tools)
-        if len(blocks) == len(turns):
-            yield from (block for turn, block in zip(turns, blocks, strict=True) if turn >= first)
-            return
-        for turn in turns:
-            if turn >= first:
-                start, end = self._turn(rendered.text, messages, tools, turn)
-                yield start, self._end_of_turn(rendered, end)
+        for number, turn in enumerate(turns):
+            if turn < first:
+                continue
+            if len(blocks) == len(turns):
+                start, end = map(encoded.token_at, blocks[number])
+            else:
+                span = self._turn(encoded.text, messages, tools, turn, places)
+                start, end = encoded.token_at(span[0]), self._end_of_turn(encoded, span[1])
+            trained[start:end] = [True] * (end - start)
+        return Tokens(tuple(encoded.ids), (False, *trained[1:]))
 
     def _blocks(self, messages: list[Message], tools: Tools) -> list[Span]:
         """The `{% generation %}` blocks of a conversation; none where the template has no such."""
@@ -295,8 +281,18 @@ class Renderer:
         )
         return list(blocks)
 
-    def _turn(self, text: str, messages: list[Message], tools: Tools, turn: int) -> Span:
+    def _turn(
+        self,
+        text: str,
+        messages: list[Message],
+        tools: Tools,
+        turn: int,
+        places: list[Span] | None,
+    ) -> Span:
         """Where `text` has the assistant's message number `turn`, without what ends the turn."""
+        if places:
+            start, end = places[turn]
+            return len(text[:start].removesuffix(self._lead)), end
         mark = MARK
         while mark in text:
             mark += "q"
@@ -312,17 +308,17 @@ class Renderer:
                 "blocks to it, or set data.template",
             ) from None
         head = head.removesuffix(self._lead)
-        start, end = len(head), self._behind(text, tail)
-        if not found or not text[start:end].strip():
+        start, behind = len(head), self._behind(text, tail)
+        if not found or not text[start:behind].strip():
             raise BadRow("messages", f"the chat template leaves out message {turn + 1}")
-        if end is None or not text.startswith(head):
+        if behind is None or not text.startswith(head):
             raise BadRow(
                 "messages",
                 f"which tokens are the assistant's cannot be told, since message {turn + 1} "
                 "changes how the chat template shows the others: add {% generation %} blocks to "
                 "it, or set data.template",
             )
-        return start, end
+        return start, behind
 
     def _behind(self, text: str, tail: str) -> int | None:
         """Where `tail` begins, with which `text` ends; the token that it begins with may be
@@ -353,39 +349,16 @@ class Renderer:
             return ""  # there is no generation prompt, so the header is not part of one
         return lead
 
-    def _end_of_turn(self, rendered: _Rendered, end: int) -> int:
-        """Behind the special token that follows a turn's text, with white space at most between;
-        `end` itself where none does."""
-        at = bisect_left(rendered.offsets, (end, end))
-        for token, (start, behind) in zip(rendered.ids[at:], rendered.offsets[at:], strict=True):
-            if token in self._ends:
-                return behind
-            if rendered.text[start:behind].strip():
-                break
-        return end
-
-
-_WITH_TOOLS = "set data.template to one that shows them, such as " + ", ".join(
-    name for name, template in TEMPLATES.items() if template.tools
-)
-
-
-_OTHER_TEMPLATE = "set data.template to another, or take it out of the row"
-
-
-def _with(messages: list[Message], number: int, other: Message) -> list[Message]:
-    """`messages` with another one in place of message `number`."""
-    return [*messages[: number - 1], other, *messages[number:]]
-
-
-def _is_shown_in(content: str, text: str) -> bool:
-    """Whether `text` holds `content`; templates may trim white space, or set it anew."""
-    return content.strip() in text or "".join(content.split()) in "".join(text.split())
-
-
-def _thoughts(content: str) -> str:
-    before, end, _ = content.partition("</think>")
-    return before.rpartition("<think>")[2] if end else ""
+    def _end_of_turn(self, encoded: Encoded, end: int) -> int:
+        """The token behind the special one that follows a turn's text, which ends with character
+        `end`, with white space at most between; the first behind the text where none does."""
+        first = encoded.token_at(end)
+        rest = encoded.text[end:]
+        white = len(rest) - len(rest.lstrip())
+        for token in range(first, encoded.token_at(end + white + 1)):
+            if encoded.ids[token] in self._ends:
+                return token + 1
+        return first
 
 
 @cache

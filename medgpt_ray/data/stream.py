@@ -7,8 +7,10 @@ reads from the start of its window, not of its data. At most a window is held in
 the size of the data.
 """
 
+import gc
 import hashlib
 import math
+import os
 import random
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -17,7 +19,6 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -251,10 +252,8 @@ class Stream:
         elif row["dropped"]:
             counts.dropped[row["dropped"]] = counts.dropped.get(row["dropped"], 0) + 1
         counts.examples += len(examples)
-        for example in examples:
-            for ids, trained in example.sequences:
-                counts.tokens += len(ids)
-                counts.trained_tokens += int(np.count_nonzero(trained))
+        counts.trained_tokens += row["learned"]
+        counts.tokens += sum(len(ids) for example in examples for ids, _ in example.sequences)
 
     def _rows(
         self, epoch: int, work: int, skip: int
@@ -368,4 +367,7 @@ def tasks_of(works: int) -> list[dict[str, int]]:
 def _fetched(renderer: "ray.ObjectRef[Renderer]") -> Renderer:
     """The renderer of this process: to be handed one spares it the import of torch, with which
     transformers opens a tokenizer."""
-    return ray.get(renderer, timeout=FETCH_S)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU
+    made: Renderer = ray.get(renderer, timeout=FETCH_S)
+    gc.freeze()  # or the collector looks through all of the libraries again and again
+    return made

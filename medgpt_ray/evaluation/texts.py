@@ -12,7 +12,7 @@ import torch
 from medgpt_ray.config.loader import ConfigError
 from medgpt_ray.config.schema import Model
 from medgpt_ray.config.supervised import Source, SupervisedData
-from medgpt_ray.data.examples import Recipe, Work, render, renderer_of, validation_rows
+from medgpt_ray.data.examples import Recipe, Work, renderer_of, validation_rows
 from medgpt_ray.data.render import Dropped
 from medgpt_ray.data.rows import BadRow, DataError
 from medgpt_ray.data.sources import open_source
@@ -67,7 +67,7 @@ def open_texts(path: str, stage: str, max_tokens: int, tokenizer: Path, limit: i
     dropped = 0
     for row, place in islice(validation_rows(works, recipe, everything=True), limit):
         try:
-            rendered = render(row, renderer)
+            rendered = renderer.render(row)
         except BadRow as bad:
             raise DataError([f"{place}: {bad}"]) from None
         if isinstance(rendered, Dropped):

@@ -127,7 +127,7 @@ def test_an_environment_that_raises_or_hangs_costs_its_completion(
     raises, hangs, works = Environment(KeyError("x")), Environment(60.0), Environment(None)
     started = time.monotonic()
     done, _ = run(tokenizer, stop, ["a"], raises, hangs, works, seconds=0.5)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 50
     assert done[0].error == "KeyError: 'x'"
     assert done[1].error == "no observation within 0.5 s"
     assert done[2].error is None
@@ -139,11 +139,11 @@ def test_steps_that_hang_have_one_deadline_and_a_broken_environment_costs_its_co
     def broken(row: Any, size: int) -> Any:
         raise TypeError(f"no table of {size}")
 
-    hang = [Environment(60.0) for _ in range(20)]
+    hang = [Environment(60.0) for _ in range(60)]
     unbuilt = build(broken, prompt(tokenizer), {"size": 3})
     started = time.monotonic()
     done, _ = run(tokenizer, stop, ["a"], *hang, unbuilt, seconds=0.5)
-    assert time.monotonic() - started < 5  # not 20 times half a second
+    assert time.monotonic() - started < 20  # not 60 times half a second
     assert {completion.error for completion in done[:-1]} == {"no observation within 0.5 s"}
     assert done[-1].error == "TypeError: no table of 3"
 

@@ -14,7 +14,7 @@ def test_nobody_takes_the_port_before_the_meeting_is_open() -> None:
     host, port = listener.getsockname()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind((host, port))
-    within = {"timeout": timedelta(seconds=20)}
+    within = {"timeout": timedelta(seconds=120)}
     first = TCPStore(
         host, port, 2, True, master_listen_fd=listener.detach(), wait_for_workers=False, **within
     )

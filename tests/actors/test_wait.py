@@ -58,7 +58,7 @@ def test_a_deadline_names_who_is_late_and_who_answered() -> None:
     started = time.monotonic()
     with pytest.raises(RunFailed, match=r"generation: no answer from slow within 5 s.*quick"):
         wait(calls, 5, "generation")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 120
 
 
 def test_an_error_and_a_death_name_the_role() -> None:

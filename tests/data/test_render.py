@@ -456,7 +456,9 @@ print("torch" in sys.modules)
     assert subprocess.check_output(command, timeout=300) == b"False\n"
 
 
-def test_a_turn_costs_one_rendering(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_costs_one_rendering_and_one_a_turn_at_most(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rendered = []
     apply_chat_template = type(tiny).apply_chat_template
 
@@ -466,9 +468,17 @@ def test_a_turn_costs_one_rendering(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(type(tiny), "apply_chat_template", counted)
     kind = renderer(tiny)
-    kind.conversation(Conversation(SINGLE))
+    plain = Conversation(SINGLE * 20)
+    marks = kind.conversation(plain)
     rendered.clear()
-    kind.conversation(Conversation(SINGLE * 20))
+    assert kind.conversation(plain) == marks
+    assert rendered == [40]
+    tiny.chat_template = tiny.chat_template.replace("message['content']", "message['content'] | trim")
+    kind = renderer(tiny)
+    trimmed = Conversation((*SINGLE[:1], assistant(" " + SINGLE[1]["content"])) * 20)
+    kind.conversation(trimmed)
+    rendered.clear()
+    assert kind.conversation(trimmed) == marks
     assert rendered == [40] * 21
 
 

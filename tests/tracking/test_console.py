@@ -81,7 +81,7 @@ class Terminal:
 
     def close(self) -> None:
         self._closed.set()
-        self._reader.join(timeout=10)
+        self._reader.join(timeout=60)
         self._file.close()
         os.close(self._ours)
 
