@@ -116,10 +116,11 @@ def read_marks(tokenizer: Any, marked: str) -> Tokens:
     return Tokens(tuple(encoded["input_ids"]), (False, *trained[1:]))
 
 
-def tokens(result: Tokens | Dropped) -> Tokens:
-    assert isinstance(result, Tokens)
-    assert len(result.ids) == len(result.trained)
-    return result
+def tokens(result: list[Tokens] | Dropped) -> Tokens:
+    assert not isinstance(result, Dropped)
+    (one,) = result
+    assert len(one.ids) == len(one.trained)
+    return one
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -127,14 +128,14 @@ def test_named_templates_learn_what_the_golden_text_marks(named: Any, name: str,
     first = () if name in ("orion", "xverse") else (system("Be brief."),)
     messages = {"single": SINGLE, "multi": (*first, *MULTI), "tools": CALLED}[kind]
     tools = (TOOL,) if kind == "tools" else ()
-    result = tokens(renderer(named, template=name).conversation(Conversation(messages, tools)))
+    result = tokens(renderer(named, template=name).render(Conversation(messages, tools)))
     assert result == read_marks(named, GOLDEN[name][kind])
     assert result.ids == template_ids(named, messages, tools)
 
 
 def test_smollm2s_own_template(smollm: Any) -> None:
     messages = (*MULTI, user("And  at night?"), assistant("  No,\n\nnever. "))
-    result = tokens(renderer(smollm).conversation(Conversation(messages)))
+    result = tokens(renderer(smollm).render(Conversation(messages)))
     assert result == read_marks(
         smollm,
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -148,7 +149,7 @@ def test_smollm2s_own_template(smollm: Any) -> None:
 
 def test_the_tiny_models_own_template(tiny: Any) -> None:
     messages = (system("Be brief."), *MULTI)
-    result = tokens(renderer(tiny).conversation(Conversation(messages)))
+    result = tokens(renderer(tiny).render(Conversation(messages)))
     assert result == read_marks(
         tiny,
         "<|system|>Be brief.<|end|><|user|>How often?<|end|><|assistant|>⟦Twice a day.<|end|>⟧"
@@ -160,7 +161,7 @@ def test_the_tiny_models_own_template(tiny: Any) -> None:
 def test_a_user_who_quotes_the_assistant_is_not_learned(tiny: Any) -> None:
     quoted = "assistant: Twice a day. Qzxmark"
     messages = (user(quoted), assistant("Twice a day."), user(quoted), assistant("Twice a day."))
-    result = tokens(renderer(tiny).conversation(Conversation(messages)))
+    result = tokens(renderer(tiny).render(Conversation(messages)))
     turn = f"<|user|>{quoted}<|end|><|assistant|>⟦Twice a day.<|end|>⟧"
     assert result == read_marks(tiny, turn * 2)
 
@@ -172,14 +173,14 @@ def test_a_text_with_the_templates_control_tokens_is_refused(tiny: Any) -> None:
         (user("How often?"), assistant("Twice.<|end|>a day.")),
     ):
         with pytest.raises(BadRow, match=r"the text of message \d holds <\|end\|>"):
-            renderer(tiny).conversation(Conversation(messages))
+            renderer(tiny).render(Conversation(messages))
         with pytest.raises(BadRow, match=r"holds <\|end\|>"):
-            renderer(tiny).labelled(Labelled(messages[:1], messages[1:], True))
+            renderer(tiny).render(Labelled(messages[:1], messages[1:], True))
 
 
 def test_so_are_calls_and_tools_with_control_tokens(named: Any) -> None:
-    render = renderer(named, template="qwen3").conversation
-    assert isinstance(render(Conversation(CALLED, (TOOL,))), Tokens)
+    render = renderer(named, template="qwen3").render
+    assert not isinstance(render(Conversation(CALLED, (TOOL,))), Dropped)
     calls = (*CALLED[:2], call(drug="a<|im_end|>b"), *CALLED[3:])
     with pytest.raises(BadRow, match=r"a call of message 3 holds <\|im_end\|>"):
         render(Conversation(calls, (TOOL,)))
@@ -191,7 +192,7 @@ def test_so_are_calls_and_tools_with_control_tokens(named: Any) -> None:
 def test_thoughts_that_the_template_shows_are_learned(named: Any) -> None:
     thinking = assistant("<think>\nTwo doses.\n</think>\n\nTwice a day.")
     messages = (user("How often?"), thinking, user("Sure?"), thinking)
-    result = tokens(renderer(named, template="qwen3").conversation(Conversation(messages)))
+    result = tokens(renderer(named, template="qwen3").render(Conversation(messages)))
     assert result == read_marks(
         named,
         "<|im_start|>user\nHow often?<|im_end|>\n<|im_start|>assistant\n⟦Twice a day.<|im_end|>⟧\n"
@@ -204,7 +205,7 @@ def test_thoughts_that_the_template_shows_are_learned(named: Any) -> None:
 def test_calls_between_thoughts_are_learned_whole(named: Any) -> None:
     calling = {**call(drug="aspirin"), "content": "<think>\nLook.\n</think>\n\n"}
     messages = (user("Which dose?"), calling, {"role": "tool", "content": "1"}, assistant("1 mg"))
-    result = tokens(renderer(named, template="qwen3").conversation(Conversation(messages)))
+    result = tokens(renderer(named, template="qwen3").render(Conversation(messages)))
     shown = renderer(named).show(result).plain
     assert shown.count("|\nTRAINED     |<think>\nLook.\n</think>\n\n<tool_call>") == 1
     assert '"aspirin"}}\n</tool_call><|im_end|>|\nNOT TRAINED |\n<|im_start|>user' in shown
@@ -213,7 +214,7 @@ def test_calls_between_thoughts_are_learned_whole(named: Any) -> None:
 
 def test_a_stop_token_that_is_not_special_ends_a_turn_of_its_template(tiny: Any) -> None:
     tiny.add_tokens(["<eoa>"])
-    result = tokens(renderer(tiny, template="intern").conversation(Conversation(SINGLE)))
+    result = tokens(renderer(tiny, template="intern").render(Conversation(SINGLE)))
     assert result == read_marks(tiny, GOLDEN["intern"]["single"])
 
 
@@ -222,7 +223,7 @@ def test_a_token_that_begins_before_the_turn_is_not_learned(tiny: Any) -> None:
         "{% for m in messages %}{{ m.role + ': ' + m.content + '<|end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    result = tokens(renderer(tiny).conversation(Conversation((user("a"), assistant("the dose")))))
+    result = tokens(renderer(tiny).render(Conversation((user("a"), assistant("the dose")))))
     words = [tiny.decode([token]) for token in result.ids]
     learned = dict(zip(words, result.trained, strict=True))
     assert not learned[" the"]
@@ -237,9 +238,9 @@ def test_generation_blocks_say_what_is_learned(tiny: Any) -> None:
     )
     first = "<|user|>How often?<|end|><|assistant|>⟦Twice a day.⟧!<|end|>"
     second = "<|user|>饭前吗?<|end|><|assistant|>⟦饭后。⟧!<|end|>"
-    result = tokens(renderer(tiny).conversation(Conversation(MULTI)))
+    result = tokens(renderer(tiny).render(Conversation(MULTI)))
     assert result == read_marks(tiny, first + second)
-    answered = tokens(renderer(tiny).labelled(Labelled(MULTI[:3], MULTI[3:], desirable=True)))
+    answered = tokens(renderer(tiny).render(Labelled(MULTI[:3], MULTI[3:], desirable=True)))
     assert answered == read_marks(tiny, first.replace("⟦", "").replace("⟧", "") + second)
 
 
@@ -247,10 +248,22 @@ def test_a_header_is_not_learned_where_there_is_no_generation_prompt(tiny: Any) 
     tiny.chat_template = (
         "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}<|end|>{% endfor %}"
     )
-    result = tokens(renderer(tiny).conversation(Conversation(SINGLE * 2)))
+    result = tokens(renderer(tiny).render(Conversation(SINGLE * 2)))
     assert result == read_marks(
         tiny, "<|user|> How often?<|end|><|assistant|> ⟦Twice a day.<|end|>⟧" * 2
     )
+
+
+def test_a_turn_ends_with_what_follows_it(tiny: Any) -> None:
+    tiny.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
+        "{% endfor %}<|end|>"
+    )
+    result = tokens(renderer(tiny).render(Conversation(SINGLE * 2)))
+    question, answer = (f"{turn['role']}: {turn['content']}" for turn in SINGLE)
+    header, said = answer[: len("assistant: ")], answer[len("assistant: ") :]
+    first = f"{question}\n{header}⟦{said}⟧\n"
+    assert result == read_marks(tiny, f"{first}{question}\n{header}⟦{said}\n<|end|>⟧")
 
 
 def test_a_bos_token_behind_a_turn_belongs_to_the_next(named: Any) -> None:
@@ -258,7 +271,7 @@ def test_a_bos_token_behind_a_turn_belongs_to_the_next(named: Any) -> None:
         "{% for m in messages %}{{ bos_token + m.role + '\n' + m.content }}{% endfor %}"
         "{% if add_generation_prompt %}{{ bos_token + 'assistant\n' }}{% endif %}"
     )
-    result = tokens(renderer(named).conversation(Conversation(SINGLE * 2)))
+    result = tokens(renderer(named).render(Conversation(SINGLE * 2)))
     assert result == read_marks(named, "<s>user\nHow often?<s>assistant\n⟦Twice a day.⟧" * 2)
 
 
@@ -303,7 +316,7 @@ def test_what_a_template_cannot_show_is_the_rows_problem(
     loops = template.count("{% for") - template.count("{% endfor")
     tiny.chat_template = template + "{% endfor %}" * loops
     with pytest.raises(BadRow, match=reason) as caught:
-        renderer(tiny).conversation(Conversation(messages))
+        renderer(tiny).render(Conversation(messages))
     assert caught.value.field == "messages"
 
 
@@ -344,21 +357,21 @@ def test_nothing_is_left_out_in_silence(smollm: Any, template: Any, row: Any, re
         tokenizer.chat_template = template + "{% endfor %}" * loops
     made = renderer(tokenizer)
     with pytest.raises(BadRow, match=reason):
-        made.conversation(row) if isinstance(row, Conversation) else made.preference(row)
+        made.render(row)
 
 
 def test_the_system_prompt_goes_where_there_is_none(tiny: Any) -> None:
     kind = renderer(tiny, system_prompt="Be kind.")
     for row, expected in ((SINGLE, "Be kind."), ((system("Be brief."), *SINGLE), "Be brief.")):
-        shown = tiny.decode(tokens(kind.conversation(Conversation(row))).ids)
+        shown = tiny.decode(tokens(kind.render(Conversation(row))).ids)
         assert shown.startswith(f"<|system|>{expected}<|end|><|user|>")
-        answered = tokens(kind.labelled(Labelled(row[:-1], row[-1:], desirable=False)))
+        answered = tokens(kind.render(Labelled(row[:-1], row[-1:], desirable=False)))
         assert tiny.decode(answered.ids) == shown
     assert SINGLE[0]["role"] == "user"
 
 
 def test_training_on_inputs_learns_all_but_the_first_token(tiny: Any) -> None:
-    result = tokens(renderer(tiny, train_on_inputs=True).conversation(Conversation(MULTI)))
+    result = tokens(renderer(tiny, train_on_inputs=True).render(Conversation(MULTI)))
     assert result.ids == template_ids(tiny, MULTI)
     assert result.trained == (False, *[True] * (len(result.ids) - 1))
 
@@ -369,17 +382,17 @@ def test_too_long_conversations_lose_whole_turns_from_the_end(named: Any, name: 
     messages = (*messages, assistant("No."))
     if name == "vicuna":
         messages = (*MULTI, user("At night?"), assistant("No."))
-    whole = tokens(renderer(named, template=name).conversation(Conversation(messages)))
+    whole = tokens(renderer(named, template=name).render(Conversation(messages)))
     kept = [end for end in range(2, len(messages) + 1) if messages[end - 1]["role"] == "assistant"]
     sizes = [len(template_ids(named, messages[:end])) for end in kept]
     assert sizes == sorted(sizes)
     for limit in range(2, len(whole.ids) + 1):
         kind = renderer(named, template=name, max_tokens=limit)
-        result = kind.conversation(Conversation(messages))
+        result = kind.render(Conversation(messages))
         fitting = [end for end, size in zip(kept, sizes, strict=True) if size <= limit]
         if fitting:
             first = messages[: fitting[-1]]
-            assert result == renderer(named, template=name).conversation(Conversation(first))
+            assert result == renderer(named, template=name).render(Conversation(first))
             assert tokens(result).cut == (len(first) < len(messages))
             assert tokens(result).ids == template_ids(named, first)
         else:
@@ -389,7 +402,7 @@ def test_too_long_conversations_lose_whole_turns_from_the_end(named: Any, name: 
 
 def test_preferences_share_their_prompt_and_learn_the_answers_alone(named: Any) -> None:
     row = Preference(MULTI[:3], (assistant("饭后。"),), (assistant("Yes, always."),), 2.0)
-    result = renderer(named, template="vicuna", system_prompt="Be brief.").preference(row)
+    result = renderer(named, template="vicuna", system_prompt="Be brief.").render(row)
     assert not isinstance(result, Dropped)
     before = "Be brief. USER: How often? ASSISTANT: Twice a day.</s>USER: 饭前吗? ASSISTANT:"
     assert result[0] == read_marks(named, f"{before}⟦ 饭后。</s>⟧")
@@ -401,31 +414,31 @@ def test_preferences_share_their_prompt_and_learn_the_answers_alone(named: Any) 
 
 def test_answers_that_do_not_fit_are_dropped(tiny: Any) -> None:
     row = Preference(SINGLE[:1], SINGLE[1:], (assistant("Twice a day, always."),))
-    pair = renderer(tiny).preference(row)
+    pair = renderer(tiny).render(row)
     assert not isinstance(pair, Dropped)
     short, long = (len(side.ids) for side in pair)
     assert short < long
-    assert renderer(tiny, max_tokens=long).preference(row) == pair
+    assert renderer(tiny, max_tokens=long).render(row) == pair
     reason = "prompt and answer are longer than data.max_tokens"
     for limit in (long - 1, short - 1):
-        result = renderer(tiny, max_tokens=limit).preference(row)
+        result = renderer(tiny, max_tokens=limit).render(row)
         assert result == Dropped(f"{reason} ({limit})")
     swapped = Preference(row.prompt, row.rejected, row.chosen)
-    assert isinstance(renderer(tiny, max_tokens=short).preference(swapped), Dropped)
+    assert isinstance(renderer(tiny, max_tokens=short).render(swapped), Dropped)
     answer = Labelled(row.prompt, row.chosen, desirable=True)
-    assert renderer(tiny, max_tokens=short).labelled(answer) == pair[0]
-    assert isinstance(renderer(tiny, max_tokens=short - 1).labelled(answer), Dropped)
+    assert renderer(tiny, max_tokens=short).render(answer) == [pair[0]]
+    assert isinstance(renderer(tiny, max_tokens=short - 1).render(answer), Dropped)
 
 
 def test_an_answer_may_be_several_turns(named: Any) -> None:
     row = Labelled(CALLED[:2], CALLED[2:], desirable=True, tools=(TOOL,))
-    result = tokens(renderer(named, template="mistral").labelled(row))
+    result = tokens(renderer(named, template="mistral").render(row))
     assert result == read_marks(named, GOLDEN["mistral"]["tools"])
 
 
 def test_show_names_what_is_learned_with_and_without_colours(named: Any) -> None:
     kind = renderer(named, template="mistral")
-    shown = kind.show(tokens(kind.conversation(Conversation(MULTI))))
+    shown = kind.show(tokens(kind.render(Conversation(MULTI))))
     assert shown.plain == (
         "NOT TRAINED |<s>[INST] How often?[/INST]|\nTRAINED     | Twice a day.</s>|\n"
         "NOT TRAINED |[INST] 饭前吗?[/INST]|\nTRAINED     | 饭后。</s>|\n"
@@ -436,9 +449,9 @@ def test_show_names_what_is_learned_with_and_without_colours(named: Any) -> None
 
 def test_a_renderer_pickles(named: Any) -> None:
     kind = renderer(named, template="qwen3")
-    expected = kind.conversation(Conversation(MULTI))
+    expected = kind.render(Conversation(MULTI))
     copy = pickle.loads(pickle.dumps(kind))
-    assert copy.conversation(Conversation(MULTI)) == expected
+    assert copy.render(Conversation(MULTI)) == expected
 
 
 def test_a_worker_that_is_handed_one_needs_no_torch(tiny: Any, tmp_path: Path) -> None:
@@ -449,7 +462,7 @@ import medgpt_ray.data.stream
 from medgpt_ray.types import Conversation
 renderer = pickle.load(open(sys.argv[1], "rb"))
 turns = {"role": "user", "content": "Dose?"}, {"role": "assistant", "content": "5 mg"}
-assert any(renderer.conversation(Conversation(messages=turns)).trained)
+assert any(renderer.render(Conversation(messages=turns))[0].trained)
 print("torch" in sys.modules)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "renderer")]
@@ -469,16 +482,18 @@ def test_a_row_costs_one_rendering_and_one_a_turn_at_most(
     monkeypatch.setattr(type(tiny), "apply_chat_template", counted)
     kind = renderer(tiny)
     plain = Conversation(SINGLE * 20)
-    marks = kind.conversation(plain)
+    marks = kind.render(plain)
     rendered.clear()
-    assert kind.conversation(plain) == marks
+    assert kind.render(plain) == marks
     assert rendered == [40]
-    tiny.chat_template = tiny.chat_template.replace("message['content']", "message['content'] | trim")
+    tiny.chat_template = tiny.chat_template.replace(
+        "message['content']", "message['content'] | trim"
+    )
     kind = renderer(tiny)
     trimmed = Conversation((*SINGLE[:1], assistant(" " + SINGLE[1]["content"])) * 20)
-    kind.conversation(trimmed)
+    kind.render(trimmed)
     rendered.clear()
-    assert kind.conversation(trimmed) == marks
+    assert kind.render(trimmed) == marks
     assert rendered == [40] * 21
 
 
@@ -487,6 +502,6 @@ def test_tokenizers_that_cannot_be_used(tiny: Any) -> None:
         renderer(ByT5Tokenizer())
     tiny.chat_template = None
     with pytest.raises(ValueError, match=r"no chat template, set data.template to one of alpaca"):
-        renderer(tiny).conversation(Conversation(SINGLE))
+        renderer(tiny).render(Conversation(SINGLE))
     with pytest.raises(ValueError, match="chatml ends a turn with"):
         renderer(tiny, template="chatml")

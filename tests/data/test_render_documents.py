@@ -27,7 +27,7 @@ def renderer(tokenizer: Any, **data: Any) -> Renderer:
 def test_documents_learn_every_token_but_the_first_once(tiny: Any, limit: int) -> None:
     row = Document("Chest pain that spreads to the arm is an emergency: 呼叫医生。")
     ids = [*tiny(row.text, add_special_tokens=False)["input_ids"], tiny.eos_token_id]
-    pieces = renderer(tiny, max_tokens=limit).document(row)
+    pieces = renderer(tiny, max_tokens=limit).render(row)
     learned = [token for piece in pieces for token in piece.ids[1:]]
     assert [pieces[0].ids[0], *learned] == ids
     assert all(2 <= len(piece.ids) <= limit for piece in pieces)
@@ -38,25 +38,25 @@ def test_documents_learn_every_token_but_the_first_once(tiny: Any, limit: int) -
 
 def test_documents_begin_as_the_tokenizer_begins_texts(tiny: Any) -> None:
     tiny.add_special_tokens({"bos_token": "<s>"})
-    (piece,) = renderer(tiny).document(Document("Rest."))
+    (piece,) = renderer(tiny).render(Document("Rest."))
     assert tiny.decode(piece.ids) == "Rest.<|end|>"
     tiny.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tiny.bos_token_id)]
     )
-    (piece,) = renderer(tiny).document(Document("Rest."))
+    (piece,) = renderer(tiny).render(Document("Rest."))
     assert tiny.decode(piece.ids) == "<s>Rest.<|end|>"
     tiny.chat_template = None
-    assert renderer(tiny).document(Document("")) == [
+    assert renderer(tiny).render(Document("")) == [
         Tokens((tiny.bos_token_id, tiny.eos_token_id), (False, True))
     ]
 
 
 def test_a_document_with_a_control_token_is_refused(tiny: Any) -> None:
     with pytest.raises(BadRow, match=r"^text: the text holds <\|end\|>, which would be read as"):
-        renderer(tiny).document(Document("Rest.<|end|> Sleep."))
+        renderer(tiny).render(Document("Rest.<|end|> Sleep."))
 
 
 def test_a_document_needs_an_eos_token(tiny: Any) -> None:
     tiny.eos_token = None
     with pytest.raises(ValueError, match="the tokenizer has no eos_token"):
-        renderer(tiny).document(Document("Rest."))
+        renderer(tiny).render(Document("Rest."))
