@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -37,15 +37,13 @@ SCHEMA = pa.schema(
         ("near", pa.bool_()),
         ("cut", pa.bool_()),
         ("value", pa.float32()),
-        ("learned", pa.int32()),
         ("lengths", pa.list_(pa.int32())),
         ("ids", pa.list_(pa.int32())),
         ("trained", pa.list_(pa.bool_())),
     ]
 )
 """`rows` is 0 for the second of two examples made from one row; `problem`, `dropped` or `held_out`
-are for a row that is not trained on; `lengths` cuts `ids` and `trained` into sequences, and
-`learned` counts the trained tokens."""
+are for a row that is not trained on; `lengths` cuts `ids` and `trained` into sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +175,8 @@ def _row(row: Row, recipe: Recipe, renderer: Renderer) -> Tokenising[dict[str, A
         "value": value_of(row),
         "cut": any(one.cut for one in tokens),
         "lengths": [len(one.ids) for one in tokens],
-        "ids": [token for one in tokens for token in one.ids],
-        "trained": [each for one in tokens for each in one.trained],
-        "learned": sum(sum(one.trained) for one in tokens),
+        "ids": list(chain.from_iterable(one.ids for one in tokens)),
+        "trained": list(chain.from_iterable(one.trained for one in tokens)),
     }
 
 
@@ -190,8 +187,7 @@ def value_of(row: Row) -> float | None:
 
 
 def _empty() -> dict[str, Any]:
-    texts = {"problem": "", "raw": "", "dropped": ""}
-    return texts | {"held_out": False, "near": False, "cut": False, "learned": 0}
+    return {"problem": "", "raw": "", "dropped": "", "held_out": False, "near": False, "cut": False}
 
 
 @cache

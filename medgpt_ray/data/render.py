@@ -267,11 +267,11 @@ class Renderer:
 
     def _blocks(self, messages: list[Message], tools: Tools) -> list[Span]:
         """The `{% generation %}` blocks of a conversation; none where the template has no such."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         template = self._tokenizer.get_chat_template(tools=list(tools) or None)
         if not _has_blocks(template):
             return []
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         _, (blocks,) = cast(Any, render_jinja_template)(
             [messages],
             tools=list(tools) or None,

@@ -40,7 +40,7 @@ FETCH_S = 300.0
 """The longest that a task may wait for what it is to read."""
 WINDOWS_AT_A_TIME = 128
 """Windows that one Ray Data execution reads; the next execution follows it, seconds later."""
-MOST_WORKS_PER_TASK = 8
+MOST_WORKS_PER_TASK = 16
 
 
 @dataclass
@@ -49,8 +49,6 @@ class Counts:
 
     rows: int = 0
     examples: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
     rejected: int = 0
     held_out: int = 0
     near_duplicates: int = 0
@@ -252,8 +250,6 @@ class Stream:
         elif row["dropped"]:
             counts.dropped[row["dropped"]] = counts.dropped.get(row["dropped"], 0) + 1
         counts.examples += len(examples)
-        counts.trained_tokens += row["learned"]
-        counts.tokens += sum(len(ids) for example in examples for ids, _ in example.sequences)
 
     def _rows(
         self, epoch: int, work: int, skip: int
@@ -353,11 +349,13 @@ def read_and_tokenise(
 
 def tasks_of(works: int) -> list[dict[str, int]]:
     """Works `start` to `end` (exclusive) of each task: few in the first, for the first rows to come
-    soon, and then more, as Ray Data takes up to 0.2 s to start another task."""
+    soon, then more, as Ray Data takes up to 0.2 s to start another task, and few again in the last,
+    for all processes to end together."""
     tasks: list[dict[str, int]] = []
     end = 0
     while end < works:
-        start, size = end, min(1 + len(tasks) // 4, MOST_WORKS_PER_TASK)
+        start, share = end, math.ceil((works - end) / 4)
+        size = min(2 ** (len(tasks) // 2), share, MOST_WORKS_PER_TASK)
         end = min(start + size, works)
         tasks.append({"start": start, "end": end})
     return tasks
@@ -369,5 +367,8 @@ def _fetched(renderer: "ray.ObjectRef[Renderer]") -> Renderer:
     transformers opens a tokenizer."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU
     made: Renderer = ray.get(renderer, timeout=FETCH_S)
-    gc.freeze()  # or the collector looks through all of the libraries again and again
+    # Or the collector would take a quarter of the time: it looks through the libraries' objects
+    # again and again, and through those of each few rows, which end by themselves.
+    gc.freeze()
+    gc.set_threshold(100_000)
     return made
