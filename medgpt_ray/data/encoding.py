@@ -7,16 +7,18 @@ BPE are the bytes of the text, cut in pieces: there, their lengths tell it.
 import json
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+WORKS, CHARACTERS = 256, 2**20
+"""Of which the texts are encoded together, at most; one text may be longer."""
 CUTS = {"ByteLevel", "Digits", "Split"}
-"""Steps before BPE that cut a text and change nothing of it, unless they are set to."""
+"""Steps before BPE that cut a text. They may leave something out: then the bytes are too few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,25 @@ Tokenising = Generator[str, Encoded, T]
 """Work that yields texts, one after the other, and is sent each of them encoded."""
 
 
+class _Work(Generic[T]):
+    """Work that was begun: it asks for `text`, or has ended with `result`."""
+
+    def __init__(self, work: Tokenising[T]) -> None:
+        self._work = work
+        self.text: str | None
+        self.result: T | None = None
+        self.go_on(None)
+
+    def go_on(self, answer: Encoded | None) -> None:
+        try:
+            self.text = self._work.send(cast(Encoded, answer))
+        except StopIteration as end:
+            self.text, self.result = None, end.value
+
+
 class Encoder:
-    """A tokenizer without what transformers wraps around it, which takes as long again."""
+    """A tokenizer, as it is now, without what transformers wraps around it, which takes as long
+    again."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = cast(Any, tokenizer)
@@ -52,21 +71,25 @@ class Encoder:
         self._lengths = _lengths(backend) if _keeps_bytes(backend) else []
         self._nfc = backend.normalizer is not None
 
-    def together(self, works: Iterable[Tokenising[T]]) -> list[T]:
-        """The results of works. The texts that they ask for are encoded together, which is faster
-        than one by one: the processor keeps what the tokenizer looks up."""
-        going = list(works)
-        results: dict[int, T] = {}
-        answers: dict[int, Encoded | None] = dict.fromkeys(range(len(going)))
-        while answers:
-            asked = {}
-            for number, answer in answers.items():
-                try:
-                    asked[number] = going[number].send(cast(Encoded, answer))
-                except StopIteration as end:
-                    results[number] = end.value
-            answers = dict(zip(asked, self._encode(list(asked.values())), strict=True))
-        return [results[number] for number in range(len(going))]
+    def together(self, works: Iterable[Tokenising[T]]) -> Iterator[T]:
+        """The results of works, in their order. Texts of many works are encoded together, which is
+        faster than one by one: the processor keeps what the tokenizer looks up."""
+        group: list[_Work[T]] = []
+        characters = 0
+        for number, tokenising in enumerate(works, start=1):
+            group.append(_Work(tokenising))
+            characters += len(group[-1].text or "")
+            if number % WORKS == 0 or characters >= CHARACTERS:
+                yield from self._results(group)
+                group, characters = [], 0
+        yield from self._results(group)
+
+    def _results(self, group: "list[_Work[T]]") -> Iterator[T]:
+        while asking := [work for work in group if work.text is not None]:
+            answers = self._encode([cast(str, work.text) for work in asking])
+            for work, answer in zip(asking, answers, strict=True):
+                work.go_on(answer)
+        return (cast(T, work.result) for work in group)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Special tokens in a text are what they stand for; none is added around it."""
@@ -88,7 +111,8 @@ class Encoder:
             *starts, end = accumulate(map(self._lengths.__getitem__, ids), initial=0)
             if end == (len(text) if text.isascii() else len(text.encode())):
                 return Encoded(text, ids, starts, in_bytes=True)
-        return self._asked(text)  # or a token took the spaces beside it
+        # It would be composed, a token took the spaces beside it, or there is none for a byte.
+        return self._asked(text)
 
     def _asked(self, text: str) -> Encoded:
         encoded = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
@@ -101,6 +125,7 @@ def _keeps_bytes(backend: Any) -> bool:
     kinds = {step["type"] for step in steps}
     return (
         type(backend.model).__name__ == "BPE"
+        and backend.model.unk_token is None
         and not backend.model.continuing_subword_prefix
         and not backend.model.end_of_word_suffix
         and {step["type"] for step in _steps(backend.normalizer)} <= {"NFC"}

@@ -95,37 +95,34 @@ def tokenise(work: Work, number: int, recipe: Recipe, renderer: Renderer) -> Ite
         for record in read(work.segment)
         if work.share == 1 or _drawn(f"{recipe.seed}/{work.epoch}/{record.place}", work.share)
     )
-    while True:
-        records = list(islice(drawn, ROWS_PER_TABLE))
-        made = renderer.encoder.together(
-            examples(record, work.reading, recipe, renderer) for record in records
-        )
-        rows = []
-        for record, those in zip(records, made, strict=True):
-            common = {"work": number, "source": work.source, "place": record.place}
-            rows += [one | common | {"rows": int(one is those[0])} for one in those]
-        yield pa.Table.from_pylist(rows, schema=SCHEMA)
-        if len(records) < ROWS_PER_TABLE:
-            return
+    works = (examples(record, work.reading, recipe, renderer) for record in drawn)
+    rows: list[dict[str, Any]] = []
+    for made in renderer.encoder.together(works):
+        common = {"work": number, "source": work.source}
+        rows += [one | common | {"rows": int(one is made[0])} for one in made]
+        if len(rows) >= ROWS_PER_TABLE:
+            yield pa.Table.from_pylist(rows, schema=SCHEMA)
+            rows = []
+    yield pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def examples(
     record: Record, reading: Reading, recipe: Recipe, renderer: Renderer
 ) -> Tokenising[list[dict[str, Any]]]:
-    """The rows of `SCHEMA` that are made of a record, without where it stands."""
+    """The rows of `SCHEMA` that are made of a record, without which work it is of."""
     try:
         if isinstance(record.value, BadRow):
             raise record.value
         made = []
         for row in for_stage(parse(record.value, reading), recipe.stage):
-            made.append((yield from _row(row, recipe, renderer)))
+            made.append((yield from _row(row, recipe, renderer)) | {"place": record.place})
         return made
     except BadRow as bad:
         if isinstance(record.value, BadRow):
             raw = record.value.raw
         else:  # Parquet has dates and bytes too
             raw = json.dumps(record.value, ensure_ascii=False, default=str)
-        return [_empty() | {"problem": str(bad), "raw": raw}]
+        return [_empty() | {"place": record.place, "problem": str(bad), "raw": raw}]
 
 
 def validation_rows(

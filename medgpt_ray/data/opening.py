@@ -115,12 +115,11 @@ def bad_rows(
 
 def _bad_rows(source: SourceFiles, recipe: Recipe, renderer: Renderer) -> Iterator[str]:
     rows = ((record, format) for part, format in source.segments for record in read(part))
-    checked = list(islice(rows, ROWS_CHECKED))
-    made = renderer.encoder.together(
-        examples(record, format, recipe, renderer) for record, format in checked
+    works = (
+        examples(record, format, recipe, renderer) for record, format in islice(rows, ROWS_CHECKED)
     )
-    for (record, _), those in zip(checked, made, strict=True):
-        yield from (f"{record.place}: {one['problem']}" for one in those if one["problem"])
+    for made in renderer.encoder.together(works):
+        yield from (f"{one['place']}: {one['problem']}" for one in made if one["problem"])
 
 
 def open_data(config: SupervisedRun, files: DataFiles, tokenizer: str) -> OpenData:

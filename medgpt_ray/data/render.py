@@ -6,8 +6,8 @@ the text is what the messages say, and between them what the template puts there
 which one rendering for each order of roles tells. In any other text a turn is found by rendering
 the conversation once more with a mark in its place: the text before and after the mark is the text
 before and after the turn, which is checked. So templates may trim, leave out earlier thoughts or
-move the system prompt, and one rendering a turn is the most it costs (and one more for tools, each
-calling turn and each tool's answer).
+move the system prompt; that costs one rendering a turn (and one more for tools, each calling turn
+and each tool's answer).
 
 A token on the border of a turn is learned if it begins inside.
 
@@ -78,14 +78,15 @@ class Renderer:
         self._tokenizer = tokenizer
         self.encoder = Encoder(tokenizer)
         self._data = data
-        self._between: dict[tuple[str, ...], list[str]] = {}
+        self._frames: dict[tuple[str, ...], list[str]] = {}
         self._ends = _end_ids(tokenizer, data.template)
         self._control = control_tokens(tokenizer)
         self._stops = [str(tokenizer.convert_ids_to_tokens(token)) for token in self._ends]
 
     def render(self, row: Row) -> list[Tokens] | Dropped:
         """The sequences of a row: pieces of a document, one conversation, chosen and rejected."""
-        return self.encoder.together([self.tokenise(row)])[0]
+        (made,) = self.encoder.together([self.tokenise(row)])
+        return made
 
     def tokenise(self, row: Row) -> Tokenising[list[Tokens] | Dropped]:
         """What `render` returns, when its texts are encoded by others."""
@@ -211,36 +212,37 @@ class Renderer:
         return cast(str, text)
 
     def _places(self, text: str, messages: list[Message], tools: Tools) -> list[Span] | None:
-        """Where `text` has each of the messages, if all it has beside them is what the template
-        puts between any; None where it may still show them. Raises `BadRow` where it does not."""
-        between = self._between_all(tuple(message["role"] for message in messages))
+        """Where `text` has each of the messages, if it is these and between them what the template
+        puts between any. Else None, when it was checked that it leaves nothing out (`BadRow`)."""
         if not tools and all(len(message) == 2 for message in messages):
-            parts, places, start = [between[0]], [], len(between[0])
-            for message, behind in zip(messages, between[1:], strict=True):
+            frame = self._frame(tuple(message["role"] for message in messages))
+            parts, places, start = [frame[0]], [], len(frame[0])
+            for message, behind in zip(messages, frame[1:], strict=True):
                 content = message["content"]
                 places.append((start, start + len(content)))
                 parts += (content, behind)
                 start += len(content) + len(behind)
-            if text == "".join(parts):
+            if text == "".join(parts) and all(message["content"].strip() for message in messages):
                 return places
         check_shown(text, messages, tools, self._text)
         return None
 
-    def _between_all(self, roles: tuple[str, ...]) -> list[str]:
-        """What the template puts before, between and behind messages of these roles."""
-        if roles not in self._between:
+    def _frame(self, roles: tuple[str, ...]) -> list[str]:
+        """What the template puts before, between and behind messages of these roles; what no text
+        begins with where it does not show them one after the other."""
+        if roles not in self._frames:
             marks = [f"{MARK}{number}q" for number in range(len(roles))]
             pairs = zip(roles, marks, strict=True)
             try:
                 text = self._text([{"role": role, "content": mark} for role, mark in pairs], ())
             except BadRow:  # it reads what they say
                 text = ""
-            between = []
+            frame = []
             for mark in marks:
                 before, _, text = text.partition(mark)
-                between.append(before)
-            self._between[roles] = [*between, text]
-        return self._between[roles]
+                frame.append(before)
+            self._frames[roles] = [*frame, text]
+        return self._frames[roles]
 
     def _trained(
         self,
@@ -290,7 +292,7 @@ class Renderer:
         places: list[Span] | None,
     ) -> Span:
         """Where `text` has the assistant's message number `turn`, without what ends the turn."""
-        if places:
+        if places is not None:
             start, end = places[turn]
             return len(text[:start].removesuffix(self._lead)), end
         mark = MARK

@@ -19,8 +19,6 @@ Render = Callable[[Sequence[Message], Tools], str]
 _WITH_TOOLS = "set data.template to one that shows them, such as " + ", ".join(
     name for name, template in TEMPLATES.items() if template.tools
 )
-
-
 _OTHER_TEMPLATE = "set data.template to another, or take it out of the row"
 
 

@@ -363,8 +363,8 @@ def tasks_of(works: int) -> list[dict[str, int]]:
 
 @lru_cache(maxsize=1)
 def _fetched(renderer: "ray.ObjectRef[Renderer]") -> Renderer:
-    """The renderer of this process: to be handed one spares it the import of torch, with which
-    transformers opens a tokenizer."""
+    """The renderer of this process, which is set up for it: to be handed one spares the import of
+    torch, with which transformers opens a tokenizer."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU
     made: Renderer = ray.get(renderer, timeout=FETCH_S)
     # Or the collector would take a quarter of the time: it looks through the libraries' objects

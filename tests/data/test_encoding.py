@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 
+from medgpt_ray.data import encoding
 from medgpt_ray.data.encoding import Encoded, Encoder, Tokenising
 from medgpt_ray.models.load import load_tokenizer
 
@@ -38,7 +39,8 @@ def encode(encoder: Encoder, text: str) -> Encoded:
     def work() -> Tokenising[Encoded]:
         return (yield text)
 
-    return encoder.together([work()])[0]
+    (encoded,) = encoder.together([work()])
+    return encoded
 
 
 def check(tokenizer: Any, text: str) -> bool:
@@ -98,8 +100,13 @@ def marks_spaces(backend: Any) -> None:
     backend.decoder = decoders.Metaspace()
 
 
+def knows_no_byte(backend: Any) -> None:
+    backend.model.unk_token = "<|end|>"
+
+
 @pytest.mark.parametrize(
-    "change", [trims, trims_among_others, begins_with_a_space, lowers, marks_spaces]
+    "change",
+    [trims, trims_among_others, begins_with_a_space, lowers, marks_spaces, knows_no_byte],
 )
 @pytest.mark.parametrize("text", TEXTS)
 def test_other_tokenizers_are_asked(tiny: Any, change: Callable[[Any], None], text: str) -> None:
@@ -124,7 +131,25 @@ def test_works_that_ask_together_get_what_they_would_alone(smollm: Any) -> None:
 
     encoder = Encoder(smollm)
     asked = [TEXTS[:3], [], TEXTS[3:], TEXTS[1:2], TEXTS]
-    assert encoder.together(map(work, asked)) == [
-        [encode(encoder, text) for text in texts] for texts in asked
-    ]
-    assert encoder.together([]) == []
+    alone = [[encode(encoder, text) for text in texts] for texts in asked]
+    assert list(encoder.together(map(work, asked))) == alone
+    assert list(encoder.together([])) == []
+
+
+@pytest.mark.parametrize(("works", "characters"), [(3, 2**20), (256, 20), (1, 1)])
+def test_few_texts_are_held_at_a_time(
+    smollm: Any, monkeypatch: pytest.MonkeyPatch, works: int, characters: int
+) -> None:
+    begun = []
+
+    def work(number: int) -> Tokenising[int]:
+        begun.append(number)
+        encoded = yield "ten tokens"
+        return number * len(encoded.text)
+
+    monkeypatch.setattr(encoding, "WORKS", works)
+    monkeypatch.setattr(encoding, "CHARACTERS", characters)
+    at_a_time = min(works, -(-characters // 10))
+    for number, result in enumerate(Encoder(smollm).together(map(work, range(10)))):
+        assert result == number * 10
+        assert len(begun) == min(10, (number // at_a_time + 1) * at_a_time)

@@ -254,6 +254,12 @@ def test_a_header_is_not_learned_where_there_is_no_generation_prompt(tiny: Any) 
     )
 
 
+@pytest.mark.parametrize("content", ["", " "])
+def test_a_turn_without_text_is_not_learned(tiny: Any, content: str) -> None:
+    with pytest.raises(BadRow, match="the chat template leaves out message 2"):
+        renderer(tiny).render(Conversation((user("Well?"), assistant(content))))
+
+
 def test_a_turn_ends_with_what_follows_it(tiny: Any) -> None:
     tiny.chat_template = (
         "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
