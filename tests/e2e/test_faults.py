@@ -1,6 +1,5 @@
 """Runs that are killed, interrupted, or given rewards that fail and disks that fill."""
 
-import math
 import os
 import re
 import signal
@@ -232,7 +231,7 @@ def test_a_supervised_run_goes_on_with_fewer_workers_and_grows_again(
     done = steps(run)
     last = max(done)
     assert list(done) == list(range(1, last + 1))
-    assert done[last]["data/0/rows"] == math.ceil(last * 8 / 48) * 48  # of epochs begun
+    assert 0 <= done[last]["data/0/rows"] - 8 * last < 48  # those of the windows begun
     assert done[last]["loss"] < done[1]["loss"] / 10
 
 
