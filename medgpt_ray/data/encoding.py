@@ -76,10 +76,10 @@ class Encoder:
         faster than one by one: the processor keeps what the tokenizer looks up."""
         group: list[_Work[T]] = []
         characters = 0
-        for number, tokenising in enumerate(works, start=1):
+        for tokenising in works:
             group.append(_Work(tokenising))
             characters += len(group[-1].text or "")
-            if number % WORKS == 0 or characters >= CHARACTERS:
+            if len(group) == WORKS or characters >= CHARACTERS:
                 yield from self._results(group)
                 group, characters = [], 0
         yield from self._results(group)

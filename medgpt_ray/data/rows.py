@@ -80,7 +80,7 @@ def decode(data: bytes) -> str:
 def parse_json_text(text: str, field: str) -> Any:
     """As `parse_json`, for JSON that is itself the string `field` of a row."""
     try:
-        return _JSON.decode(text)
+        return json.loads(text, object_pairs_hook=_no_duplicates)
     except BadRow as bad:
         raise BadRow(f"{field}.{bad.field}".lstrip("."), bad.reason) from None
     except json.JSONDecodeError as error:
@@ -97,9 +97,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise BadRow(twice, "given twice in one object, keep one")
     return row
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_no_duplicates)
 
 
 def check_text(value: Any, field: str) -> str:
